@@ -1,0 +1,57 @@
+/* What systems do differently: see platform.h. */
+#include "platform.h"
+
+#ifdef __linux__
+
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+
+int platform_socket(int family, int type) {
+  return socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+}
+
+int platform_accept(int fd, struct sockaddr *peer, socklen_t *len) {
+  return accept4(fd, peer, len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+}
+
+bool platform_unsent(int fd) {
+  int n = 0;
+  return ioctl(fd, SIOCOUTQ, &n) == 0 && n > 0;
+}
+
+#else
+
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+/* Not atomic: a fork between the two calls hands the descriptor to the child. */
+static int prepare(int fd) {
+  if (fd < 0)
+    return fd;
+#ifdef SO_NOSIGPIPE
+  int on = 1;
+  setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
+#endif
+  int flags = fcntl(fd, F_GETFL);
+  if (flags != -1 && fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0 &&
+      fcntl(fd, F_SETFD, FD_CLOEXEC) == 0)
+    return fd;
+  int why = errno;
+  close(fd);
+  errno = why;
+  return -1;
+}
+
+int platform_socket(int family, int type) { return prepare(socket(family, type, 0)); }
+
+int platform_accept(int fd, struct sockaddr *peer, socklen_t *len) {
+  return prepare(accept(fd, peer, len));
+}
+
+bool platform_unsent(int fd) {
+  (void)fd;
+  return false;
+}
+
+#endif

@@ -1,0 +1,28 @@
+/* The few things that systems do differently, or only some of them can.
+ *
+ * What this is not: a portability layer.  What POSIX and libuv give is used as it is. */
+#ifndef LUNEWIRE_PLATFORM_H
+#define LUNEWIRE_PLATFORM_H
+
+#include <netinet/tcp.h>
+#include <stdbool.h>
+#include <sys/socket.h>
+
+#ifndef TCP_KEEPIDLE
+#define TCP_KEEPIDLE TCP_KEEPALIVE /* the BSD name that macOS kept */
+#endif
+
+#ifdef MSG_NOSIGNAL
+enum { PLATFORM_SEND_FLAGS = MSG_NOSIGNAL };
+#else
+enum { PLATFORM_SEND_FLAGS = 0 }; /* platform_socket and platform_accept set SO_NOSIGPIPE */
+#endif
+
+/* Both: a descriptor that neither blocks nor survives exec, or -1 and errno. */
+int platform_socket(int family, int type);
+int platform_accept(int fd, struct sockaddr *peer, socklen_t *len);
+
+/* Are there bytes that the peer has not acknowledged?  false where nobody can tell. */
+bool platform_unsent(int fd);
+
+#endif

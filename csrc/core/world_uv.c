@@ -1,0 +1,353 @@
+/* The real world: a libuv loop of its own, sockets made by hand.
+ *
+ * What this is not: it never uses uv_listen.  Out of descriptors, libuv accepts and closes
+ * clients without a word; here the owner of the acceptor learns it and decides. */
+#include <assert.h>
+#include <errno.h>
+#include <math.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "link_uv.h"
+#include "platform.h"
+#include "resolve.h"
+#include "world.h"
+
+enum {
+  ACCEPT_TRIES = 16, /* clients that were gone before they were accepted, in a row */
+  RANDOM_POOL = 16   /* numbers fetched from the system at once */
+};
+
+struct world_uv {
+  struct world world;
+  uv_loop_t loop;
+  uv_timer_t timer; /* ends a poll; stopped between polls */
+  struct resolver *resolver;
+  unsigned open; /* links and acceptors not yet freed */
+  unsigned fresh;
+  uint32_t pool[RANDOM_POOL]; /* the first `fresh` are unused */
+};
+
+struct acceptor_uv {
+  struct acceptor acceptor;
+  uv_poll_t poll;
+  struct world_uv *world;
+  int fd;
+  bool wanted;
+};
+
+static struct world_uv *world_of(struct world *w) { return (struct world_uv *)(void *)w; }
+static struct acceptor_uv *acceptor_of(struct acceptor *a) {
+  return (struct acceptor_uv *)(void *)a;
+}
+
+/* ---- clock and poll -------------------------------------------------------------- */
+
+static double world_uv_now(struct world *w) {
+  (void)w;
+  return (double)uv_hrtime() / 1e9;
+}
+
+static void on_timer(uv_timer_t *t) { (void)t; }
+
+/* The loop's clock is the same in whole milliseconds, never ahead: a timer set by it does not
+ * fire early.  Times past any life, INFINITY too, are cut to what fits. */
+static uint64_t timeout_until(const uv_loop_t *loop, double until) {
+  const double never = 9e15;
+  double ms = ceil(until * 1000);
+  uint64_t due = (uint64_t)(ms < never ? ms : never), now = uv_now(loop);
+  return due > now ? due - now : 0;
+}
+
+static void wait_until(struct world_uv *w, double until) {
+  uv_update_time(&w->loop);
+  uv_timer_start(&w->timer, on_timer, timeout_until(&w->loop, until), 0);
+  uv_run(&w->loop, UV_RUN_ONCE);
+  uv_timer_stop(&w->timer);
+}
+
+static bool world_uv_poll(struct world *base, double until) {
+  struct world_uv *w = world_of(base);
+  if (world_run_posts(base) || until <= world_uv_now(base)) {
+    uv_run(&w->loop, UV_RUN_NOWAIT);
+    return true;
+  }
+  if (isinf(until) && !uv_loop_alive(&w->loop))
+    return false;
+  wait_until(w, until);
+  return true;
+}
+
+/* ---- sockets --------------------------------------------------------------------- */
+
+static int set_flag(int fd, int level, int name, bool on) {
+  int value = on;
+  return setsockopt(fd, level, name, &value, sizeof value);
+}
+
+/* EINTR does not stop a connect. */
+static int start_connect(int fd, const struct sockaddr *to, socklen_t len, bool *connecting) {
+  *connecting = connect(fd, to, len) != 0;
+  if (!*connecting || errno == EINPROGRESS || errno == EINTR)
+    return 0;
+  return errno == EAGAIN ? UV_EADDRNOTAVAIL : -errno; /* EAGAIN: no local port is free */
+}
+
+/* A local port that somebody chose may still be in TIME_WAIT. */
+static int bind_from(int fd, const struct addr *from) {
+  struct sockaddr_storage sa;
+  socklen_t len = addr_to_sockaddr(from, &sa);
+  if (len == 0)
+    return ERR_INVAL;
+  if (from->port != 0)
+    set_flag(fd, SOL_SOCKET, SO_REUSEADDR, true);
+  return bind(fd, (struct sockaddr *)&sa, len) == 0 ? 0 : -errno;
+}
+
+static int world_uv_dial(struct world *base, const struct addr *to, const struct addr *from,
+                         struct link **out) {
+  struct world_uv *w = world_of(base);
+  struct sockaddr_storage sa;
+  socklen_t len = addr_to_sockaddr(to, &sa);
+  bool connecting;
+  if (len == 0)
+    return ERR_INVAL;
+  int fd = platform_socket(sa.ss_family, SOCK_STREAM);
+  if (fd < 0)
+    return -errno;
+  int r = from ? bind_from(fd, from) : 0;
+  if (r == 0)
+    r = start_connect(fd, (struct sockaddr *)&sa, len, &connecting);
+  if (r) {
+    close(fd);
+    return r;
+  }
+  return link_uv_open(&w->loop, &w->open, fd, connecting, out);
+}
+
+/* ---- accepting ------------------------------------------------------------------- */
+
+static int share_port(int fd) {
+#ifdef SO_REUSEPORT
+  return set_flag(fd, SOL_SOCKET, SO_REUSEPORT, true);
+#else
+  (void)fd;
+  errno = ENOTSUP;
+  return -1;
+#endif
+}
+
+/* Whether an IPv6 socket takes IPv4 too is said either way: the default is the system's. */
+static int bind_and_listen(int fd, const struct sockaddr *sa, socklen_t len,
+                           const struct listen_opts *opts) {
+  if (set_flag(fd, SOL_SOCKET, SO_REUSEADDR, true) != 0 ||
+      (opts->reuse_port && share_port(fd) != 0) ||
+      (sa->sa_family == AF_INET6 &&
+       set_flag(fd, IPPROTO_IPV6, IPV6_V6ONLY, opts->ipv6_only) != 0) ||
+      bind(fd, sa, len) != 0 || listen(fd, opts->backlog) != 0)
+    return -errno;
+  return 0;
+}
+
+/* fd becomes the acceptor's, and is closed when this fails. */
+static int acceptor_open(struct world_uv *w, int fd, struct acceptor **out) {
+  struct acceptor_uv *a = calloc(1, sizeof *a);
+  int r = a ? uv_poll_init(&w->loop, &a->poll, fd) : ERR_NOMEM;
+  if (r) {
+    free(a);
+    close(fd);
+    return r;
+  }
+  a->poll.data = a;
+  a->world = w;
+  a->fd = fd;
+  w->open++;
+  *out = &a->acceptor;
+  return 0;
+}
+
+static int world_uv_listen(struct world *base, const struct addr *at,
+                           const struct listen_opts *opts, struct acceptor **out) {
+  struct sockaddr_storage sa;
+  socklen_t len = addr_to_sockaddr(at, &sa);
+  if (len == 0)
+    return ERR_INVAL;
+  int fd = platform_socket(sa.ss_family, SOCK_STREAM);
+  if (fd < 0)
+    return -errno;
+  int r = bind_and_listen(fd, (struct sockaddr *)&sa, len, opts);
+  if (r) {
+    close(fd);
+    return r;
+  }
+  return acceptor_open(world_of(base), fd, out);
+}
+
+/* The failures that are a client's, not ours. */
+static bool is_client_gone(int error) {
+  return error == ECONNABORTED || error == EPROTO || error == EINTR;
+}
+
+static int next_client(int listener, struct sockaddr *sa, socklen_t room) {
+  for (int i = 0; i < ACCEPT_TRIES; i++) {
+    socklen_t len = room;
+    int fd = platform_accept(listener, sa, &len);
+    if (fd >= 0)
+      return fd;
+    if (!is_client_gone(errno))
+      return -errno;
+  }
+  return ERR_AGAIN;
+}
+
+static int world_uv_accept(struct acceptor *base, struct link **out, struct addr *peer) {
+  struct acceptor_uv *a = acceptor_of(base);
+  struct sockaddr_storage sa;
+  int fd = next_client(a->fd, (struct sockaddr *)&sa, sizeof sa);
+  if (fd < 0)
+    return fd;
+  addr_from_sockaddr(peer, (struct sockaddr *)&sa);
+  return link_uv_open(&a->world->loop, &a->world->open, fd, false, out);
+}
+
+static void on_acceptable(uv_poll_t *handle, int status, int events);
+
+static void acceptor_arm(struct acceptor_uv *a) {
+  if (a->wanted)
+    uv_poll_start(&a->poll, UV_READABLE, on_acceptable);
+  else
+    uv_poll_stop(&a->poll);
+}
+
+/* libuv stops a handle whose socket has an error; accept() takes the error away. */
+static void on_acceptable(uv_poll_t *handle, int status, int events) {
+  struct acceptor_uv *a = handle->data;
+  (void)events;
+  if (status < 0)
+    acceptor_arm(a);
+  a->acceptor.ready(&a->acceptor);
+}
+
+static void world_uv_accept_want(struct acceptor *base, bool wanted) {
+  struct acceptor_uv *a = acceptor_of(base);
+  if (a->wanted == wanted)
+    return;
+  a->wanted = wanted;
+  acceptor_arm(a);
+}
+
+static int world_uv_accept_name(struct acceptor *base, struct addr *at) {
+  struct sockaddr_storage sa;
+  socklen_t len = sizeof sa;
+  if (getsockname(acceptor_of(base)->fd, (struct sockaddr *)&sa, &len) != 0)
+    return -errno;
+  addr_from_sockaddr(at, (struct sockaddr *)&sa);
+  return 0;
+}
+
+static void on_acceptor_closed(uv_handle_t *handle) {
+  struct acceptor_uv *a = handle->data;
+  a->world->open--;
+  free(a);
+}
+
+static void world_uv_accept_close(struct acceptor *base) {
+  struct acceptor_uv *a = acceptor_of(base);
+  uv_close((uv_handle_t *)&a->poll, on_acceptor_closed);
+  close(a->fd);
+}
+
+/* ---- names and numbers ----------------------------------------------------------- */
+
+static int world_uv_resolve(struct world *w, const char *host, struct lookup *l) {
+  return resolver_ask(world_of(w)->resolver, host, l);
+}
+
+static void world_uv_resolve_drop(struct world *w, struct lookup *l) {
+  resolver_drop(world_of(w)->resolver, l);
+}
+
+static int fetch_random(struct world_uv *w) {
+  int r = uv_random(NULL, NULL, w->pool, sizeof w->pool, 0, NULL);
+  w->fresh = RANDOM_POOL;
+  return r;
+}
+
+/* The system's source answered when the world was opened; from then on it does not fail. */
+static uint32_t world_uv_random(struct world *base) {
+  struct world_uv *w = world_of(base);
+  if (w->fresh == 0)
+    fetch_random(w);
+  return w->pool[--w->fresh];
+}
+
+/* ---- life ------------------------------------------------------------------------ */
+
+static unsigned world_uv_open_count(struct world *base) {
+  struct world_uv *w = world_of(base);
+  return w->open + base->pipes + resolver_pending(w->resolver);
+}
+
+static void loop_close(struct world_uv *w) {
+  do
+    uv_run(&w->loop, UV_RUN_DEFAULT);
+  while (world_run_posts(&w->world));
+  int r = uv_loop_close(&w->loop);
+  assert(r == 0 && "something of this world was not closed");
+  (void)r;
+}
+
+static void world_uv_close(struct world *base) {
+  struct world_uv *w = world_of(base);
+  resolver_close(w->resolver);
+  uv_close((uv_handle_t *)&w->timer, NULL);
+  loop_close(w);
+  free(w);
+}
+
+static const struct world_ops world_uv_ops = {
+    .now = world_uv_now,
+    .poll = world_uv_poll,
+    .dial = world_uv_dial,
+    .listen = world_uv_listen,
+    .accept = world_uv_accept,
+    .accept_want = world_uv_accept_want,
+    .accept_name = world_uv_accept_name,
+    .accept_close = world_uv_accept_close,
+    .resolve = world_uv_resolve,
+    .resolve_drop = world_uv_resolve_drop,
+    .random = world_uv_random,
+    .open = world_uv_open_count,
+    .close = world_uv_close,
+};
+
+static int loop_open(struct world_uv *w) {
+  int r = uv_loop_init(&w->loop);
+  if (r)
+    return r;
+  uv_timer_init(&w->loop, &w->timer);
+  r = resolver_open(&w->loop, &w->resolver);
+  if (r) {
+    uv_close((uv_handle_t *)&w->timer, NULL);
+    loop_close(w);
+  }
+  return r;
+}
+
+int world_uv_open(struct world **out) {
+  struct world_uv *w = calloc(1, sizeof *w);
+  if (!w)
+    return ERR_NOMEM;
+  w->world.ops = &world_uv_ops;
+  int r = fetch_random(w);
+  if (r == 0)
+    r = loop_open(w);
+  if (r) {
+    free(w);
+    return r;
+  }
+  *out = &w->world;
+  return 0;
+}
