@@ -1,0 +1,329 @@
+/* A connection's life and input: see conn.h.  Its output and its end are in conn_out.c. */
+#include "conn.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "conn_internal.h"
+#include "err.h"
+
+const struct conn_limits conn_default_limits = {
+    .line = 64 * 1024, .frame = 1024 * 1024, .all = 16 * 1024 * 1024, .high_water = 256 * 1024};
+
+static void on_ready(struct link *l, unsigned events);
+static void on_closed(struct link *l);
+
+/* ---- life ------------------------------------------------------------------------ */
+
+static void conn_attach(struct conn *c, struct link *l, const struct addr *peer) {
+  c->link = l;
+  l->owner = c;
+  l->ready = on_ready;
+  l->closed = on_closed;
+  if (peer)
+    c->peer = *peer;
+  else if (l->ops->name(l, true, &c->peer) != 0)
+    c->peer.kind = ADDR_NONE;
+  l->ops->want(l, LINK_IN);
+}
+
+struct conn *conn_open(struct turn *t, struct link *l, const struct addr *peer) {
+  struct conn *c = calloc(1, sizeof *c);
+  if (!c) {
+    l->ready = NULL;
+    l->closed = NULL;
+    l->ops->close(l, true);
+    return NULL;
+  }
+  c->turn = t;
+  c->limits = conn_default_limits;
+  c->timeout = c->recv_deadline = c->send_deadline = INFINITY;
+  c->holders = CONN_OF_LOOP | CONN_OF_OWNER;
+  c->opened = c->last_active = t->now;
+  t->conns++;
+  conn_attach(c, l, peer);
+  return c;
+}
+
+void conn_drop(struct conn *c, enum conn_holder holder) {
+  if (holder == CONN_OF_OWNER) conn_close(c);
+  c->holders &= (uint8_t)~(unsigned)holder;
+  if (c->holders) return;
+  c->turn->conns--;
+  timers_disarm(&c->turn->timers, &c->timer);
+  buf_fini(&c->in);
+  buf_fini(&c->out);
+  free(c);
+}
+
+static void on_closed(struct link *l) {
+  struct conn *c = l->owner;
+  c->link = NULL;
+  conn_leave_closing(c);
+  c->state = CONN_CLOSED;
+  conn_drop(c, CONN_OF_LOOP);
+}
+
+/* ---- the page -------------------------------------------------------------------- */
+
+static inline bool has_page(const struct conn *c) { return c->turn->borrower == c; }
+
+static void page_lend(struct turn *t, struct conn *c, size_t end) {
+  t->borrower = c;
+  t->page_at = 0;
+  t->page_end = end;
+}
+
+void conn_forget_page(struct conn *c) {
+  if (has_page(c)) c->turn->borrower = NULL;
+}
+
+int conn_spill(struct conn *c) {
+  struct turn *t = c->turn;
+  if (!has_page(c)) return 0;
+  if (t->page_end > t->page_at) {
+    int r = buf_append(&c->in, t->page + t->page_at, t->page_end - t->page_at);
+    if (r) return r;
+  }
+  t->borrower = NULL;
+  return 0;
+}
+
+/* Everything buffered is in one place, so that it is one slice: the page or `in`. */
+const char *conn_input(const struct conn *c, size_t *n) {
+  const struct turn *t = c->turn;
+  if (has_page(c)) {
+    *n = t->page_end - t->page_at;
+    return t->page + t->page_at;
+  }
+  *n = buf_len(&c->in);
+  return *n ? buf_data(&c->in) : "";
+}
+
+/* The page becomes this connection's, with what it has buffered at the front. */
+static int page_gather(struct conn *c) {
+  struct turn *t = c->turn;
+  size_t n;
+  if (has_page(c)) {
+    n = t->page_end - t->page_at;
+    if (t->page_at) memmove(t->page, t->page + t->page_at, n);
+  } else {
+    if (t->borrower) {
+      int r = conn_spill(t->borrower);
+      if (r) return r;
+    }
+    n = buf_len(&c->in);
+    if (n) memcpy(t->page, buf_data(&c->in), n);
+    buf_fini(&c->in);
+  }
+  page_lend(t, c, n);
+  return 0;
+}
+
+/* ---- reading --------------------------------------------------------------------- */
+
+static int note_end(struct conn *c, ptrdiff_t r) {
+  c->in_end = r == 0 ? ERR_EOF : (int)r;
+  c->readable = false;
+  conn_interest(c);
+  return 0;
+}
+
+/* One read into memory for `room` bytes. Fewer than that: the link is dry. */
+static int read_once(struct conn *c, char *to, size_t room, size_t *got) {
+  ptrdiff_t r = c->link->ops->read(c->link, to, room);
+  *got = 0;
+  if (r == ERR_AGAIN) {
+    c->readable = false;
+    return ERR_AGAIN;
+  }
+  if (r <= 0) return note_end(c, r);
+  *got = (size_t)r;
+  c->bytes_in += *got;
+  if (*got < room) c->readable = false;
+  return 0;
+}
+
+static int fill_page(struct conn *c) {
+  struct turn *t = c->turn;
+  int r = page_gather(c);
+  if (r) return r;
+  size_t got;
+  r = read_once(c, t->page + t->page_end, PAGE_SIZE_BYTES - t->page_end, &got);
+  t->page_end += got;
+  if (t->page_end == 0) t->borrower = NULL;
+  return r;
+}
+
+/* A long message goes where it will stay: memory grows as it comes, and never past its end. */
+static int fill_tail(struct conn *c, size_t have, size_t most) {
+  int r = conn_spill(c);
+  if (r) return r;
+  size_t left = most - have, step = have < PAGE_SIZE_BYTES ? PAGE_SIZE_BYTES : have;
+  char *to = buf_reserve(&c->in, step < left ? step : left, most);
+  if (!to) return ERR_NOMEM;
+  size_t got, room = buf_room(&c->in);
+  r = read_once(c, to, room < left ? room : left, &got);
+  buf_commit(&c->in, got);
+  return r;
+}
+
+/* Reads once, so that a message which needs `need` bytes in all can become complete; `limit`
+ * bounds one whose length is not known yet. */
+static int fill(struct conn *c, size_t have, size_t need, size_t limit) {
+  if (c->in_end) return c->in_end;
+  if (!c->readable) return ERR_AGAIN;
+  if (need <= PAGE_SIZE_BYTES && have < PAGE_SIZE_BYTES) return fill_page(c);
+  return fill_tail(c, have, need > limit ? need : limit);
+}
+
+/* How many bytes a message whose end is not in sight may make us hold. */
+static size_t hold_limit(const struct framing *f, size_t need) {
+  const size_t terminator = f->kind == FRAMING_DELIMITER ? f->delimiter_len : 2;
+  if (f->kind == FRAMING_FIXED || f->kind == FRAMING_LENGTH) return need;
+  return f->max > SIZE_MAX - terminator - 1 ? SIZE_MAX : f->max + terminator + 1;
+}
+
+void conn_begin(struct conn *c, const struct framing *f) {
+  if (f->kind == FRAMING_DELIMITER) c->scan = (struct scan){0, 0};
+}
+
+/* What was looked at counts only for the same search; the others look at headers alone. */
+static void scan_for(struct conn *c, const struct framing *f) {
+  bool same = f->kind == c->scan_kind &&
+              (f->kind == FRAMING_LINE ||
+               (f->kind == FRAMING_DELIMITER && f->delimiter == c->scan_delimiter));
+  if (same) return;
+  c->scan = (struct scan){0, 0};
+  c->scan_kind = f->kind;
+  c->scan_delimiter = f->delimiter;
+}
+
+static int take_failed(struct conn *c, const struct framing *f, int r) {
+  if (f->kind == FRAMING_LENGTH && (r == ERR_MSGSIZE || r == ERR_PROTO)) c->desync = true;
+  return r;
+}
+
+int conn_take(struct conn *c, const struct framing *f, struct message *m) {
+  if (!conn_is_open(c)) return ERR_CLOSED;
+  if (c->desync && f->kind == FRAMING_LENGTH) return ERR_PROTO;
+  scan_for(c, f);
+  for (;;) {
+    size_t n;
+    m->base = conn_input(c, &n);
+    int r = framing_cut(f, &c->scan, m->base, n, c->in_end == ERR_EOF, &m->cut);
+    if (r != ERR_AGAIN && r != ERR_EOF) return r ? take_failed(c, f, r) : 0;
+    if (c->in_end) return c->in_end;
+    r = fill(c, n, c->scan.need, hold_limit(f, c->scan.need));
+    if (r) return r;
+  }
+}
+
+void conn_consume(struct conn *c, size_t n) {
+  struct turn *t = c->turn;
+  c->scan = (struct scan){0, 0};
+  if (!has_page(c)) {
+    buf_consume(&c->in, n);
+    return;
+  }
+  size_t have = t->page_end - t->page_at;
+  t->page_at += n < have ? n : have;
+  if (t->page_at == t->page_end) t->borrower = NULL;
+}
+
+void conn_took(struct conn *c, const struct cut *cut) {
+  if (!conn_is_open(c)) return; /* closed by a finalizer while the message was pushed */
+  conn_consume(c, cut->take);
+  c->messages_in++;
+}
+
+int conn_skip(struct conn *c, const struct framing *f) {
+  struct framing any = *f;
+  struct message m;
+  any.max = PAGE_SIZE_BYTES / 2; /* so that a step never leaves the page */
+  for (;;) {
+    conn_begin(c, &any);
+    int r = conn_take(c, &any, &m);
+    c->skipping = r != 0;
+    if (r == 0) conn_consume(c, m.cut.take);
+    if (r != ERR_MSGSIZE) return r;
+    size_t n, keep = any.kind == FRAMING_DELIMITER ? any.delimiter_len - 1 : 0;
+    conn_input(c, &n);
+    conn_consume(c, n - keep);
+  }
+}
+
+/* ---- readiness ------------------------------------------------------------------- */
+
+/* Nobody waits for input: a little is read ahead, which also shows the peer's end early.
+ * Past that, interest is dropped, and the peer feels it. */
+static void read_ahead(struct conn *c) {
+  struct turn *t = c->turn;
+  if (t->borrower && conn_spill(t->borrower) != 0) return;
+  size_t have = buf_len(&c->in), got;
+  if (have < CONN_READ_AHEAD && !c->in_end) {
+    if (read_once(c, t->page, CONN_READ_AHEAD - have, &got) != 0) return;
+    if (got && buf_append(&c->in, t->page, got) != 0) note_end(c, ERR_NOMEM);
+  }
+}
+
+bool conn_reads_ahead(const struct conn *c) {
+  size_t n;
+  conn_input(c, &n);
+  return n < CONN_READ_AHEAD;
+}
+
+void conn_want_input(struct conn *c) {
+  if (conn_is_open(c) && !c->in_end)
+    c->link->ops->want(c->link, LINK_IN | (c->blocked ? LINK_OUT : 0u));
+}
+
+int conn_unread(struct conn *c, const char *data, size_t n) {
+  int r = conn_spill(c);
+  c->scan = (struct scan){0, 0};
+  return r || n == 0 ? r : buf_prepend(&c->in, data, n);
+}
+
+static void on_ready(struct link *l, unsigned events) {
+  struct conn *c = l->owner;
+  c->last_active = c->turn->now;
+  if (events & LINK_OUT) conn_unblock(c);
+  if (!(events & LINK_IN) || c->in_end) return;
+  c->readable = true;
+  if (c->state == CONN_CLOSING) {
+    conn_discard(c);
+  } else if (c->readers.first) {
+    waitq_wake_first(&c->readers);
+  } else {
+    read_ahead(c);
+    conn_interest(c);
+  }
+}
+
+/* ---- times and facts ------------------------------------------------------------- */
+
+static void reach_waiters(struct waitq *q, double deadline) {
+  for (struct wait *next, *w = q->first; w; w = next) {
+    next = w->next;
+    wait_set_due(w, w->call_due < deadline ? w->call_due : deadline);
+  }
+}
+
+void conn_set_deadline(struct conn *c, unsigned which, double at) {
+  if (which & CONN_RECV) {
+    c->recv_deadline = at;
+    reach_waiters(&c->readers, at);
+  }
+  if (which & CONN_SEND) {
+    c->send_deadline = at;
+    reach_waiters(&c->writers, at);
+  }
+}
+
+void conn_name(const struct conn *c, bool peer, struct addr *a) {
+  if (peer)
+    *a = c->peer;
+  else if (!c->link || c->state != CONN_OPEN || c->link->ops->name(c->link, false, a) != 0)
+    *a = c->local;
+}

@@ -1,0 +1,164 @@
+/* One connection: its life, its input and output, its deadlines.
+ *
+ * Life: OPEN -> CLOSING -> CLOSED.  A link that is not up yet is a dial's, not a connection's.
+ * It belongs to the loop until CLOSED, to its Lua owner until released, and to a visit that
+ * it asked for until that was made; the last of the three frees it (conn_drop).
+ *
+ * Input is pulled: a receiver asks conn_take(), which reads the link only when what is
+ * buffered does not answer.  Output is pushed: what is sent gathers in `out` and leaves in
+ * the visit at the end of the turn.
+ * What this is not: it knows no tasks (only waits), no names and no servers. */
+#ifndef LUNEWIRE_CONN_H
+#define LUNEWIRE_CONN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "addr.h"
+#include "buf.h"
+#include "framing.h"
+#include "link.h"
+#include "turn.h"
+
+enum conn_state { CONN_OPEN, CONN_CLOSING, CONN_CLOSED };
+enum conn_holder { CONN_OF_LOOP = 1, CONN_OF_OWNER = 2, CONN_OF_VISIT = 4 };
+
+struct conn_limits {
+  size_t line, frame, all, high_water;
+};
+extern const struct conn_limits conn_default_limits; /* 64 KiB, 1 MiB, 16 MiB, 256 KiB */
+
+enum {
+  CONN_READ_AHEAD = 64 * 1024, /* what is read for nobody before interest is dropped */
+  CONN_WRITE_NOW = 64 * 1024   /* unsent bytes that do not wait for the visit */
+};
+
+/* The last failure, kept as a number and the name of the call for a later message. */
+struct conn_failure {
+  int code;
+  const char *what; /* static: "recv" */
+};
+
+struct conn {
+  struct turn *turn;
+  struct link *link; /* NULL once CLOSED */
+  struct buf in, out;
+  struct scan scan;
+  const char *scan_delimiter; /* whose search `scan` belongs to, with scan_kind */
+  struct waitq readers, writers;
+  const struct framing *framing; /* of recv_frame; borrowed, the owner anchors it */
+  struct conn_limits limits;
+  double timeout; /* default of each call; INFINITY */
+  double recv_deadline, send_deadline;
+  struct timer timer; /* CLOSING: no progress, then no end */
+  struct conn *next_visit, *prev_closing, *next_closing;
+  struct addr peer, local;
+  /* Once, when the connection is no longer open. May be NULL. */
+  void (*on_close)(struct conn *);
+  void *server; /* on_close's own */
+  uint64_t bytes_in, bytes_out, messages_in, messages_out;
+  double opened, last_active;
+  struct conn_failure failure, recv_failure;
+  int in_end;  /* the end of the input, sticky: ERR_EOF or a code; 0: not yet */
+  int out_end; /* why nothing can be written any more; 0: it can */
+  uint8_t state, holders, scan_kind;
+  bool readable, blocked; /* the link may have input; it took less than it was given */
+  bool shut, fin;         /* FIN is to be sent behind the output; it was sent */
+  bool delayed;           /* OPEN: the timer will close it */
+  bool gone;              /* CLOSING: the link was told to close */
+  bool desync;            /* a message was too long to be received: no next one is known */
+  bool skipping;          /* the rest of an over-long line is being thrown away */
+  bool owed;              /* a reply that nobody waits for any more is still to come */
+  bool accepted;          /* this end was accepted (a pipe: the second end), not dialled */
+};
+
+/* Takes over the link (on failure too: then it is reset). peer may be NULL: asked of the
+ * link.  The new connection has an owner. NULL: out of memory. */
+struct conn *conn_open(struct turn *t, struct link *l, const struct addr *peer);
+/* The holder has no more use for it; the last one frees it.  An owner that drops an open
+ * connection closes it. */
+void conn_drop(struct conn *c, enum conn_holder holder);
+
+static inline bool conn_is_open(const struct conn *c) { return c->state == CONN_OPEN; }
+
+/* ---- receiving ------------------------------------------------------------------- */
+
+/* A message found by conn_take: base[cut.at, cut.at + cut.len).  Valid until the next call on
+ * any connection of the loop. */
+struct message {
+  const char *base;
+  struct cut cut;
+};
+
+/* A receiving call begins: what an earlier one remembers of its delimiter is dropped (the
+ * bytes behind the same pointer may be others by now). */
+void conn_begin(struct conn *c, const struct framing *f);
+/* The next message, not yet consumed.
+ *   0; ERR_AGAIN: wait for readable (conn_want_input); ERR_CLOSED;
+ *   ERR_EOF: the end; what is buffered is an incomplete message;
+ *   ERR_MSGSIZE, ERR_PROTO: of the framing (LENGTH: and from then on ERR_PROTO);
+ *   another code: the stream failed, behind all earlier bytes; ERR_NOMEM. */
+int conn_take(struct conn *c, const struct framing *f, struct message *m);
+/* Consumes what conn_take found; counts a message. Clamped to what is there. */
+void conn_took(struct conn *c, const struct cut *cut);
+/* Throws away an over-long line. 0: its end is behind us; otherwise as conn_take. */
+int conn_skip(struct conn *c, const struct framing *f);
+/* What is buffered now. */
+const char *conn_input(const struct conn *c, size_t *n);
+void conn_consume(struct conn *c, size_t n);
+/* Puts bytes in front of what is buffered. 0 or ERR_NOMEM. */
+int conn_unread(struct conn *c, const char *data, size_t n);
+/* Somebody is about to wait for input. */
+void conn_want_input(struct conn *c);
+/* A call that will not wait: the next read tries the link though it reported nothing. */
+static inline void conn_try_link(struct conn *c) { c->readable = true; }
+/* Another needs the page, or this connection gives it up: unread bytes move to `in`. */
+int conn_spill(struct conn *c);
+
+/* ---- sending --------------------------------------------------------------------- */
+
+/* Why nothing can be sent (ERR_CLOSED, ERR_PIPE after close_write, an earlier failure), or 0. */
+int conn_cannot_send(const struct conn *c);
+static inline size_t conn_unsent(const struct conn *c) { return buf_len(&c->out); }
+static inline bool conn_has_room(const struct conn *c) {
+  return buf_len(&c->out) < c->limits.high_water;
+}
+/* Room for n > 0 bytes of output, to be filled and committed before anything else is done
+ * with any connection. NULL: out of memory. */
+char *conn_reserve(struct conn *c, size_t n);
+/* n bytes become output. at_once: written now, not at the end of the turn. */
+void conn_commit(struct conn *c, size_t n, bool at_once);
+void conn_flush_now(struct conn *c);
+
+/* ---- ends ------------------------------------------------------------------------ */
+
+/* Every waiter gets ERR_CLOSED; output is written for as long as the peer takes it (10 s
+ * without progress resets), then FIN, then input is discarded until the peer's end or 2 s.
+ * Idempotent, never waits. */
+void conn_close(struct conn *c);
+void conn_reset(struct conn *c);
+/* The same later: the connection works as before until then. 0 or ERR_NOMEM. */
+int conn_close_in(struct conn *c, double seconds, bool reset);
+/* FIN behind the output; receiving lives on. 0 or a code; idempotent. */
+int conn_close_write(struct conn *c);
+/* Has everything sent been handed to the system, FIN included, or been given up? */
+bool conn_is_flushed(const struct conn *c);
+
+/* ---- times and facts ------------------------------------------------------------- */
+
+enum { CONN_RECV = 1, CONN_SEND = 2 };
+/* Absolute; INFINITY clears; reaches the calls that are waiting. which: CONN_RECV | CONN_SEND. */
+void conn_set_deadline(struct conn *c, unsigned which, double at);
+/* The address of this side or the peer; also after the close. */
+void conn_name(const struct conn *c, bool peer, struct addr *a);
+
+/* ---- the turn's ------------------------------------------------------------------ */
+
+void conn_ask_visit(struct conn *c);
+struct conn *conn_next_visit(struct turn *t); /* off the list */
+void conn_visit(struct conn *c);
+bool conn_all_settled(struct turn *t);
+void conn_abandon_all(struct turn *t);
+
+#endif
