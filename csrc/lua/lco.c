@@ -1,0 +1,151 @@
+/* wire.co: Lua's own coroutines for iterators that wait.
+ *
+ * A wait inside yields with our mark; it is passed outward, level by level, to the driver,
+ * and the way back in is the same.  Any other yield is the coroutine's own and goes to
+ * whoever resumed it.  coroutine.* itself is never patched.
+ * What this is not: tasks; no coroutine here is known to the driver. */
+#include "task.h"
+
+static int resume_step(lua_State *L, struct rt *rt, lua_State *co, int nargs, lua_KFunction k);
+
+/* Can a wait inside co be passed on to the driver by the caller? */
+static bool passes_waits(lua_State *L, const struct rt *rt) {
+  return rt->running && L == rt->current && lua_isyieldable(L);
+}
+
+/* Results, or the error, at the top of co. -> LUA_OK or LUA_YIELD with *n results; an error
+ * status with one.  Does not return while co waits. */
+static int resume_until_it_yields(lua_State *L, struct rt *rt, lua_State *co, int nargs, int *n,
+                                  lua_KFunction k) {
+  lua_State *current = rt->current;
+  bool passes = passes_waits(L, rt);
+  if (passes) rt->current = co;
+  int r = coroutine_resume(co, L, nargs, n);
+  rt->current = current;
+  if (r == LUA_YIELD && passes && coroutine_parked(co, *n))
+    return coroutine_park(L, (lua_KContext)rt, k);
+  return r;
+}
+
+static int push_yielded(lua_State *L, lua_State *co, int n) {
+  luaL_checkstack(L, n + 1, "too many results");
+  lua_xmove(co, L, n);
+  return n;
+}
+
+/* ---- resume ----------------------------------------------------------------------- */
+
+static int resume_k(lua_State *L, int status, lua_KContext ctx) {
+  (void)status;
+  return resume_step(L, (struct rt *)ctx, lua_tothread(L, 1), 0, resume_k);
+}
+
+static int resume_step(lua_State *L, struct rt *rt, lua_State *co, int nargs, lua_KFunction k) {
+  int n;
+  int r = resume_until_it_yields(L, rt, co, nargs, &n, k);
+  bool ok = r == LUA_OK || r == LUA_YIELD;
+  lua_pushboolean(L, ok);
+  return 1 + push_yielded(L, co, ok ? n : 1);
+}
+
+/* Can co be resumed? Otherwise the reason is pushed. */
+static bool check_resumable(lua_State *L, lua_State *co) {
+  if (lua_status(co) == LUA_YIELD) return true;
+  if (lua_status(co) == LUA_OK && co != L && lua_gettop(co) > 0) {
+    lua_Debug ar;
+    if (!lua_getstack(co, 0, &ar)) return true;
+    lua_pushliteral(L, "cannot resume non-suspended coroutine");
+    return false;
+  }
+  lua_pushliteral(L, "cannot resume dead coroutine");
+  return false;
+}
+
+static lua_State *move_arguments(lua_State *L, lua_State *co, int nargs) {
+  if (!lua_checkstack(co, nargs)) luaL_error(L, "too many arguments to resume");
+  lua_xmove(L, co, nargs);
+  return co;
+}
+
+/* wire.co.resume(co, ...) -> true, values... | false, error */
+static int l_resume(lua_State *L) {
+  lua_State *co = lua_tothread(L, 1);
+  luaL_argexpected(L, co, 1, "coroutine");
+  if (!check_resumable(L, co)) {
+    lua_pushboolean(L, false);
+    lua_insert(L, -2);
+    return 2;
+  }
+  int nargs = lua_gettop(L) - 1;
+  return resume_step(L, rt_of(L), move_arguments(L, co, nargs), nargs, resume_k);
+}
+
+/* ---- wrap ------------------------------------------------------------------------- */
+
+static int wrap_k(lua_State *L, int status, lua_KContext ctx);
+
+/* An error goes on to the caller, with its position before a message, as Lua's wrap does. */
+static int raise_from(lua_State *L, lua_State *co, int r) {
+  if (r != LUA_ERRMEM && lua_status(co) != LUA_OK && lua_status(co) != LUA_YIELD) {
+    r = lua_resetthread(co);
+    lua_xmove(co, L, 1);
+  } else {
+    lua_xmove(co, L, 1);
+  }
+  if (r != LUA_ERRMEM && lua_type(L, -1) == LUA_TSTRING) {
+    luaL_where(L, 1);
+    lua_insert(L, -2);
+    lua_concat(L, 2);
+  }
+  return lua_error(L);
+}
+
+static int wrap_step(lua_State *L, struct rt *rt, int nargs) {
+  lua_State *co = lua_tothread(L, lua_upvalueindex(2));
+  int n, r = resume_until_it_yields(L, rt, co, nargs, &n, wrap_k);
+  if (r == LUA_OK || r == LUA_YIELD) return push_yielded(L, co, n);
+  return raise_from(L, co, r);
+}
+
+static int wrap_k(lua_State *L, int status, lua_KContext ctx) {
+  (void)status;
+  return wrap_step(L, (struct rt *)ctx, 0);
+}
+
+static int l_wrapped(lua_State *L) {
+  lua_State *co = lua_tothread(L, lua_upvalueindex(2));
+  int nargs = lua_gettop(L);
+  if (!check_resumable(L, co)) return lua_error(L);
+  move_arguments(L, co, nargs);
+  return wrap_step(L, rt_of(L), nargs);
+}
+
+static lua_State *new_coroutine(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  lua_State *co = lua_newthread(L);
+  lua_pushvalue(L, 1);
+  lua_xmove(L, co, 1);
+  return co;
+}
+
+/* wire.co.create(fn) -> coroutine */
+static int l_create(lua_State *L) {
+  new_coroutine(L);
+  return 1;
+}
+
+/* wire.co.wrap(fn) -> function */
+static int l_wrap(lua_State *L) {
+  lua_pushvalue(L, lua_upvalueindex(1));
+  new_coroutine(L);
+  lua_pushcclosure(L, l_wrapped, 2);
+  return 1;
+}
+
+void lco_register(lua_State *L, struct rt *rt) {
+  static const luaL_Reg functions[] = {
+      {"create", l_create}, {"resume", l_resume}, {"wrap", l_wrap}, {NULL, NULL}};
+  lua_newtable(L);
+  rt_setfuncs(L, rt, functions);
+  lua_setfield(L, -2, "co");
+}

@@ -1,0 +1,269 @@
+/* Framings as Lua sees them: the constructors of wire.framing, and framings written in Lua.
+ * What this is not: where a message ends (core/framing.c). */
+#include <string.h>
+
+#include "rt.h"
+
+#define FRAMING_NAME "lunewire.Framing"
+
+/* ---- constructors ------------------------------------------------------------------ */
+
+struct framing_opts {
+  size_t max;
+  bool keep, includes_header;
+  int size, offset, strip;
+  double adjust;
+};
+
+#define OPTION(name, type) {#name, type, offsetof(struct framing_opts, name)}
+#define END {NULL, OPT_ANY, 0}
+
+/* [-0, +1] A new framing, all zero but its kind. */
+static struct framing *new_framing(lua_State *L, enum framing_kind kind) {
+  struct framing *f = lua_newuserdatauv(L, sizeof *f, 1);
+  memset(f, 0, sizeof *f);
+  f->kind = (uint8_t)kind;
+  luaL_setmetatable(L, FRAMING_NAME);
+  return f;
+}
+
+static void no_number(lua_State *L, int idx) {
+  if (!lua_isnoneornil(L, idx)) luaL_checktype(L, idx, LUA_TTABLE);
+}
+
+/* framing.raw(): whatever is there */
+static int l_raw(lua_State *L) {
+  new_framing(L, FRAMING_RAW);
+  return 1;
+}
+
+/* framing.line{max=, keep=} */
+static int l_line(lua_State *L) {
+  static const struct opt keys[] = {OPTION(max, OPT_SIZE), OPTION(keep, OPT_BOOL), END};
+  struct framing_opts fo = {0};
+  no_number(L, 1);
+  opts_read(L, 1, keys, &fo);
+  struct framing *f = new_framing(L, FRAMING_LINE);
+  f->max = fo.max;
+  f->keep = fo.keep;
+  return 1;
+}
+
+/* framing.delimiter(bytes, {max=}) */
+static int l_delimiter(lua_State *L) {
+  static const struct opt keys[] = {OPTION(max, OPT_SIZE), END};
+  struct framing_opts fo = {0};
+  size_t n;
+  const char *bytes = luaL_checklstring(L, 1, &n);
+  luaL_argcheck(L, n > 0, 1, "an empty delimiter");
+  no_number(L, 2);
+  opts_read(L, 2, keys, &fo);
+  struct framing *f = new_framing(L, FRAMING_DELIMITER);
+  f->max = fo.max;
+  f->delimiter = bytes;
+  f->delimiter_len = n;
+  lua_pushvalue(L, 1); /* the string lives as long as the framing */
+  lua_setiuservalue(L, -2, 1);
+  return 1;
+}
+
+/* framing.fixed(n) */
+static int l_fixed(lua_State *L) {
+  size_t n = check_count(L, 1);
+  luaL_argcheck(L, n > 0, 1, "at least 1");
+  new_framing(L, FRAMING_FIXED)->count = n;
+  return 1;
+}
+
+static bool is_little(lua_State *L, int idx) {
+  if (!lua_istable(L, idx) || lua_getfield(L, idx, "endian") == LUA_TNIL) return false;
+  const char *s = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "";
+  bool little = strcmp(s, "little") == 0;
+  if (!little && strcmp(s, "big") != 0)
+    luaL_error(L, "option 'endian' must be \"big\" or \"little\"");
+  return little;
+}
+
+static int64_t adjust_option(lua_State *L, int idx) {
+  if (!lua_istable(L, idx) || lua_getfield(L, idx, "adjust") == LUA_TNIL) return 0;
+  int whole;
+  lua_Integer n = lua_tointegerx(L, -1, &whole);
+  if (!whole) luaL_error(L, "option 'adjust' must be a whole number");
+  return n;
+}
+
+/* framing.length{size=, endian=, offset=, adjust=, includes_header=, strip=, max=} */
+static int l_length(lua_State *L) {
+  static const struct opt keys[] = {
+      OPTION(size, OPT_INT),  OPTION(offset, OPT_INT), OPTION(strip, OPT_INT),
+      OPTION(max, OPT_SIZE),  OPTION(includes_header, OPT_BOOL),
+      {"adjust", OPT_ANY, 0}, {"endian", OPT_ANY, 0}, END};
+  struct framing_opts fo = {.size = 2, .strip = -1};
+  no_number(L, 1);
+  opts_read(L, 1, keys, &fo);
+  if (fo.size < 1 || fo.size > 8 || (fo.size > 4 && fo.size < 8))
+    return luaL_error(L, "option 'size' must be 1, 2, 3, 4 or 8");
+  if (fo.offset > 65536) return luaL_error(L, "option 'offset' must be at most 65536");
+  bool little = is_little(L, 1);
+  int64_t adjust = adjust_option(L, 1);
+  struct framing *f = new_framing(L, FRAMING_LENGTH);
+  f->size = (uint8_t)fo.size;
+  f->offset = (uint32_t)fo.offset;
+  f->strip = fo.strip < 0 ? (uint32_t)(fo.offset + fo.size) : (uint32_t)fo.strip;
+  f->includes_header = fo.includes_header;
+  f->little = little;
+  f->adjust = adjust;
+  f->max = fo.max;
+  return 1;
+}
+
+/* ---- framings as arguments ---------------------------------------------------------- */
+
+const struct framing *to_framing(lua_State *L, int idx) { return luaL_testudata(L, idx, FRAMING_NAME); }
+
+static bool has_function(lua_State *L, int idx, const char *name) {
+  bool is = lua_getfield(L, idx, name) == LUA_TFUNCTION;
+  lua_pop(L, 1);
+  return is;
+}
+
+void check_framing(lua_State *L, int idx) {
+  if (to_framing(L, idx)) return;
+  if (lua_istable(L, idx) && has_function(L, idx, "decode") && has_function(L, idx, "encode"))
+    return;
+  luaL_error(L, "not a framing: expected one of wire.framing, or a table with the functions decode "
+                "and encode, not %s", luaL_typename(L, idx));
+}
+
+/* ---- framings in Lua --------------------------------------------------------------- */
+
+/* [-0, +1] The table of the Conn at index 1; raises without. */
+static void push_codec(lua_State *L, const char *what) {
+  if (lua_getiuservalue(L, 1, 1) != LUA_TTABLE)
+    luaL_error(L, "%s: the connection has no framing; give one as an option or by set_framing", what);
+}
+
+void lframing_encode(lua_State *L, const char *what) {
+  push_codec(L, what);
+  lua_getfield(L, -1, "encode");
+  lua_pushvalue(L, 2);
+  lua_pushvalue(L, 3);
+  lua_call(L, 2, 1);
+  lua_replace(L, 2);
+  lua_settop(L, 3);
+}
+
+/* What decode said of the bytes that are there. */
+enum verdict { FOUND, MORE, BAD };
+
+/* nil, total_needed */
+static enum verdict wants_more(lua_State *L, struct op *o, size_t have) {
+  size_t total = lua_isinteger(L, -2) ? (size_t)lua_tointeger(L, -2) : 0;
+  o->total = total > have ? total : have + 1;
+  return MORE;
+}
+
+static int bad_decode(lua_State *L, const char *why) {
+  return luaL_error(L, "decode of the framing: %s", why);
+}
+
+/* [.., message, consumed, code] -> at FOUND the message is at the top. */
+static enum verdict judge(lua_State *L, struct op *o, size_t have) {
+  if (lua_isnil(L, -3)) return MORE;
+  if (lua_isboolean(L, -3) && !lua_toboolean(L, -3)) return BAD;
+  lua_Integer used = lua_isinteger(L, -2) ? lua_tointeger(L, -2) : 0;
+  if (used < 1 || (size_t)used > have)
+    bad_decode(L, "the second result must be how many bytes the message took, at least 1 and at "
+                  "most what was given");
+  struct conn *c = o->on;
+  if (conn_is_open(c)) conn_took(c, &(struct cut){.take = (size_t)used});
+  lua_pop(L, 2);
+  return FOUND;
+}
+
+/* decode(bytes, eof) -> its three results at the top.  The call keeps its place in line while
+ * decode runs, so an error must give it up. */
+static enum verdict decode(lua_State *L, struct rt *rt, struct op *o, bool ended) {
+  size_t n;
+  push_codec(L, o->what);
+  lua_getfield(L, -1, "decode");
+  lua_remove(L, -2);
+  const char *p = conn_input(o->on, &n);
+  lua_pushlstring(L, p, n);
+  lua_pushboolean(L, ended);
+  bool failed = lua_pcall(L, 2, 3, 0) != LUA_OK;
+  if (!failed && !ended && lua_isnil(L, -3)) return wants_more(L, o, n);
+  op_done(rt, o);
+  if (failed) lua_error(L);
+  return judge(L, o, n);
+}
+
+/* false, message, code: the stream has no known next message. */
+static int refused(lua_State *L, struct op *o) {
+  struct conn *c = o->on;
+  const char *text = lua_isstring(L, -2) ? lua_tostring(L, -2) : err_text(ERR_PROTO);
+  const char *code = lua_isstring(L, -1) ? lua_tostring(L, -1) : err_name(ERR_PROTO);
+  char who[ADDR_TEXT_MAX];
+  c->desync = true;
+  c->recv_failure = c->failure = (struct conn_failure){ERR_PROTO, o->what};
+  lua_pushnil(L);
+  if (o->style) return 1;
+  addr_print(&c->peer, who);
+  lua_pushfstring(L, "%s %s: %s", o->what, who, text);
+  lua_pushstring(L, code);
+  return 3;
+}
+
+static int decode_k(lua_State *L, int status, lua_KContext ctx);
+
+/* Bytes are awaited by count: what is there, and as many more as decode said. o->total: how
+ * many; o->f.max: the limit. */
+static int decode_run(lua_State *L, struct rt *rt, struct op *o) {
+  struct conn *c = o->on;
+  struct message m;
+  for (;;) {
+    if (c->desync) return recv_failed(L, o, ERR_PROTO);
+    o->f.count = o->total;
+    int r = recv_wait(L, rt, o, &m, decode_k);
+    if (r == ERR_MSGSIZE) c->desync = true;
+    size_t n;
+    conn_input(c, &n);
+    if (r && (r != ERR_EOF || n == 0)) return recv_failed(L, o, r);
+    enum verdict v = decode(L, rt, o, r == ERR_EOF);
+    if (v == FOUND) return 1;
+    if (v == BAD) return refused(L, o);
+    if (r == ERR_EOF) return recv_failed(L, o, r);
+    lua_pop(L, 3);
+  }
+}
+
+static int decode_k(lua_State *L, int status, lua_KContext ctx) {
+  struct rt *rt = (struct rt *)ctx;
+  (void)status;
+  return decode_run(L, rt, op_resumed(rt));
+}
+
+int lframing_recv(lua_State *L, struct rt *rt, struct op *o, size_t max) {
+  struct conn *c = o->on;
+  size_t have;
+  push_codec(L, o->what);
+  lua_pop(L, 1);
+  conn_input(c, &have);
+  o->total = have ? have : 1;
+  o->keeps_place = true;
+  o->f = (struct framing){.kind = FRAMING_FIXED, .max = max ? max : c->limits.frame};
+  if (o->total > o->f.max) o->f.max = o->total; /* more may be buffered than one message */
+  return decode_run(L, rt, o);
+}
+
+void lframing_register(lua_State *L, struct rt *rt) {
+  static const luaL_Reg constructors[] = {
+      {"raw", l_raw},     {"line", l_line},     {"delimiter", l_delimiter},
+      {"fixed", l_fixed}, {"length", l_length}, {NULL, NULL}};
+  static const luaL_Reg methods[] = {{NULL, NULL}};
+  rt_metatable(L, rt, FRAMING_NAME, methods, NULL);
+  lua_pop(L, 1);
+  lua_newtable(L);
+  rt_setfuncs(L, rt, constructors);
+  lua_setfield(L, -2, "framing");
+}

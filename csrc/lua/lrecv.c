@@ -1,0 +1,434 @@
+/* Receiving: every method is a framing and a way to hand the result over.
+ * What this is not: where bytes come from (conn_take), where messages end (framing.c). */
+#include <math.h>
+#include <string.h>
+
+#include "rt.h"
+
+/* How results look: nil, message, code | an iterator's end | a file's read */
+enum style { AS_METHOD, AS_ITERATOR, AS_FILE };
+
+/* ---- options ---------------------------------------------------------------------- */
+
+struct recv_opts {
+  double timeout;
+  size_t max;
+  int header;
+  bool keep, skip;
+};
+
+#define TIMEOUT {"timeout", OPT_SECONDS, offsetof(struct recv_opts, timeout)}
+#define MAX {"max", OPT_SIZE, offsetof(struct recv_opts, max)}
+#define KEEP {"keep", OPT_BOOL, offsetof(struct recv_opts, keep)}
+#define SKIP {"skip", OPT_BOOL, offsetof(struct recv_opts, skip)}
+#define HEADER {"header", OPT_INT, offsetof(struct recv_opts, header)}
+#define END {NULL, OPT_ANY, 0}
+
+static const struct opt plain_keys[] = {TIMEOUT, MAX, END};
+static const struct opt time_keys[] = {TIMEOUT, END};
+static const struct opt line_keys[] = {TIMEOUT, MAX, KEEP, SKIP, END};
+static const struct opt pkg_keys[] = {TIMEOUT, MAX, HEADER, END};
+
+static struct recv_opts read_opts(lua_State *L, int idx, const struct conn *c,
+                                  const struct opt *keys) {
+  struct recv_opts ro = {.timeout = c->timeout, .header = 2};
+  opts_read(L, idx, keys, &ro);
+  if (ro.header < 1 || ro.header > 4) luaL_error(L, "option 'header' must be from 1 to 4");
+  return ro;
+}
+
+static size_t limit(size_t max, size_t otherwise) { return max ? max : otherwise; }
+
+/* ---- the one way of receiving ----------------------------------------------------- */
+
+struct op recv_op(struct conn *c, const char *what) {
+  return (struct op){.what = what,
+                     .q = &c->readers,
+                     .deadline = &c->recv_deadline,
+                     .timeout = c->timeout,
+                     .on = c,
+                     .outside = c->link && c->link->outside};
+}
+
+void recv_set_pkg(struct conn *c, struct framing *f, int header, size_t max) {
+  *f = (struct framing){.kind = FRAMING_LENGTH,
+                        .size = (uint8_t)header,
+                        .strip = (uint32_t)header,
+                        .max = limit(max, c->limits.frame)};
+}
+
+static bool has_terminator(const struct framing *f) {
+  return f->kind == FRAMING_LINE || f->kind == FRAMING_DELIMITER;
+}
+
+static int recv_try(struct op *o, struct message *m) {
+  struct conn *c = o->on;
+  for (;;) {
+    int r = c->skipping && has_terminator(&o->f) ? conn_skip(c, &o->f) : 0;
+    if (r == 0) r = conn_take(c, &o->f, m);
+    if (r != ERR_MSGSIZE || !o->skip) return r;
+    c->skipping = true;
+  }
+}
+
+/* A call that will not wait still takes what the system has by now. */
+static void recv_begin(struct rt *rt, struct op *o) {
+  struct conn *c = o->on;
+  conn_begin(c, &o->f);
+  if (o->timeout <= 0 || (!isinf(c->recv_deadline) && c->recv_deadline <= turn_now(&rt->turn)))
+    conn_try_link(c);
+}
+
+int recv_wait(lua_State *L, struct rt *rt, struct op *o, struct message *m, lua_KFunction k) {
+  int r;
+  if (!o->waited) recv_begin(rt, o);
+  for (;;) {
+    if ((r = op_turn(L, rt, o)) == 0) r = recv_try(o, m);
+    if (r != ERR_AGAIN) break;
+    conn_want_input(o->on);
+    if ((r = op_wait(L, rt, o, k)) != 0) break;
+  }
+  if (r || !o->keeps_place) op_done(rt, o);
+  return r;
+}
+
+int recv_push(lua_State *L, const struct op *o, const struct message *m) {
+  struct conn *c = o->on;
+  struct cut cut = m->cut;
+  bool peek = o->peek;
+  lua_pushlstring(L, m->base + cut.at, cut.len);
+  if (!peek) conn_took(c, &cut);
+  return 1;
+}
+
+/* What had come of the message that the end cut off is handed over with the failure. */
+static int push_partial(lua_State *L, struct conn *c) {
+  size_t n;
+  const char *p = conn_input(c, &n);
+  if (n == 0) return 0;
+  lua_pushlstring(L, p, n);
+  conn_consume(c, n);
+  return 1;
+}
+
+static bool is_clean_end(const struct conn *c, int code) {
+  size_t n;
+  conn_input(c, &n);
+  return code == ERR_EOF && n == 0;
+}
+
+int recv_failed(lua_State *L, struct op *o, int code) {
+  struct conn *c = o->on;
+  bool clean = is_clean_end(c, code), partial = code == ERR_EOF && !o->peek;
+  c->recv_failure = (struct conn_failure){clean ? 0 : code, o->what};
+  if (o->style == AS_ITERATOR || (o->style == AS_FILE && clean)) {
+    c->failure = (struct conn_failure){code, o->what};
+    lua_pushnil(L);
+    return 1;
+  }
+  int n = conn_failed(L, c, o->what, code);
+  return n + (partial ? push_partial(L, c) : 0);
+}
+
+static int recv_k(lua_State *L, int status, lua_KContext ctx);
+
+static int recv_run(lua_State *L, struct rt *rt, struct op *o) {
+  struct message m;
+  int r = recv_wait(L, rt, o, &m, recv_k);
+  return r ? recv_failed(L, o, r) : recv_push(L, o, &m);
+}
+
+static int recv_k(lua_State *L, int status, lua_KContext ctx) {
+  struct rt *rt = (struct rt *)ctx;
+  (void)status;
+  return recv_run(L, rt, op_resumed(rt));
+}
+
+/* ---- by count --------------------------------------------------------------------- */
+
+static int recv_count(lua_State *L, const char *what, bool peek) {
+  struct rt *rt = rt_of(L);
+  struct conn *c = check_conn(L, rt, 1);
+  struct op o = recv_op(c, what);
+  size_t n = check_count(L, 2);
+  struct recv_opts ro = read_opts(L, 3, c, plain_keys);
+  o.timeout = ro.timeout;
+  o.peek = peek;
+  o.f = (struct framing){.kind = FRAMING_FIXED, .count = n, .max = limit(ro.max, SIZE_MAX)};
+  return recv_run(L, rt, &o);
+}
+
+static int recv_raw(lua_State *L, const char *what, int opts, size_t max, enum style style) {
+  struct rt *rt = rt_of(L);
+  struct conn *c = check_conn(L, rt, 1);
+  struct op o = recv_op(c, what);
+  struct recv_opts ro = read_opts(L, opts, c, max ? time_keys : plain_keys);
+  o.timeout = ro.timeout;
+  o.style = (uint8_t)style;
+  o.f = (struct framing){.kind = FRAMING_RAW, .max = limit(max ? max : ro.max, SIZE_MAX)};
+  return recv_run(L, rt, &o);
+}
+
+/* conn:recv(n[, opts]): exactly n bytes. conn:recv([opts table]): what is there, at least one.
+ * opts: timeout, max */
+static int l_recv(lua_State *L) {
+  if (lua_isnone(L, 2) || lua_istable(L, 2)) return recv_raw(L, "recv", 2, 0, AS_METHOD);
+  return recv_count(L, "recv", false);
+}
+
+/* conn:peek(n[, opts]): n bytes, left where they are */
+static int l_peek(lua_State *L) { return recv_count(L, "peek", true); }
+
+/* conn:recv_some(max[, opts]): at least one byte, at most max. opts: timeout */
+static int l_recv_some(lua_State *L) {
+  size_t max = check_count(L, 2);
+  luaL_argcheck(L, max > 0, 2, "at least 1");
+  return recv_raw(L, "recv_some", 3, max, AS_METHOD);
+}
+
+/* conn:recv_now(): what is buffered, "" if nothing; never waits */
+static int l_recv_now(lua_State *L) {
+  struct rt *rt = rt_of(L);
+  struct conn *c = check_conn(L, rt, 1);
+  struct op o = recv_op(c, "recv_now");
+  struct message m;
+  o.f = (struct framing){.kind = FRAMING_RAW, .max = SIZE_MAX};
+  conn_begin(c, &o.f);
+  conn_try_link(c);
+  int r = waitq_open(&c->readers, op_self(rt)) ? conn_take(c, &o.f, &m) : ERR_AGAIN;
+  if (r == ERR_AGAIN) {
+    lua_pushliteral(L, "");
+    return 1;
+  }
+  return r ? recv_failed(L, &o, r) : recv_push(L, &o, &m);
+}
+
+/* conn:unread(data): puts data in front of what is buffered -> true */
+static int l_unread(lua_State *L) {
+  struct conn *c = check_conn(L, rt_of(L), 1);
+  size_t n;
+  const char *data = luaL_checklstring(L, 2, &n);
+  int r = conn_is_open(c) ? conn_unread(c, data, n) : ERR_CLOSED;
+  if (r) return conn_failed(L, c, "unread", r);
+  if (n) waitq_wake_first(&c->readers);
+  lua_pushboolean(L, true);
+  return 1;
+}
+
+/* conn:buffered() -> bytes there now */
+static int l_buffered(lua_State *L) {
+  size_t n;
+  conn_input(check_conn(L, rt_of(L), 1), &n);
+  lua_pushinteger(L, (lua_Integer)n);
+  return 1;
+}
+
+/* ---- by line, delimiter, package, frame ------------------------------------------- */
+
+static int recv_line(lua_State *L, int opts, enum style style) {
+  struct rt *rt = rt_of(L);
+  struct conn *c = check_conn(L, rt, 1);
+  struct op o = recv_op(c, style == AS_METHOD ? "recv_line" : "lines");
+  struct recv_opts ro = read_opts(L, opts, c, line_keys);
+  o.timeout = ro.timeout;
+  o.skip = ro.skip;
+  o.style = (uint8_t)style;
+  o.f = (struct framing){.kind = FRAMING_LINE,
+                         .keep = ro.keep,
+                         .last = style == AS_ITERATOR,
+                         .max = limit(ro.max, c->limits.line)};
+  return recv_run(L, rt, &o);
+}
+
+/* conn:recv_line([opts]): a line without its \n or \r\n. opts: timeout, max, keep, skip */
+static int l_recv_line(lua_State *L) { return recv_line(L, 2, AS_METHOD); }
+
+/* conn:recv_until(delimiter[, opts]): up to the exact bytes, consumed but not returned.
+ * opts: timeout, max, keep, skip */
+static int l_recv_until(lua_State *L) {
+  struct rt *rt = rt_of(L);
+  struct conn *c = check_conn(L, rt, 1);
+  struct op o = recv_op(c, "recv_until");
+  o.f.kind = FRAMING_DELIMITER;
+  o.f.delimiter = luaL_checklstring(L, 2, &o.f.delimiter_len);
+  luaL_argcheck(L, o.f.delimiter_len > 0, 2, "an empty delimiter");
+  struct recv_opts ro = read_opts(L, 3, c, line_keys);
+  o.timeout = ro.timeout;
+  o.skip = ro.skip;
+  o.f.keep = ro.keep;
+  o.f.max = limit(ro.max, c->limits.line);
+  return recv_run(L, rt, &o);
+}
+
+static int recv_pkg(lua_State *L, int opts, enum style style) {
+  struct rt *rt = rt_of(L);
+  struct conn *c = check_conn(L, rt, 1);
+  struct op o = recv_op(c, style == AS_METHOD ? "recv_pkg" : "pkgs");
+  struct recv_opts ro = read_opts(L, opts, c, pkg_keys);
+  o.timeout = ro.timeout;
+  o.style = (uint8_t)style;
+  recv_set_pkg(c, &o.f, ro.header, ro.max);
+  return recv_run(L, rt, &o);
+}
+
+/* conn:recv_pkg([opts]): one package. opts: timeout, max, header */
+static int l_recv_pkg(lua_State *L) { return recv_pkg(L, 2, AS_METHOD); }
+
+static size_t frame_limit(const struct conn *c, const struct framing *f) {
+  return has_terminator(f) ? c->limits.line : c->limits.frame;
+}
+
+static int recv_frame(lua_State *L, int opts, enum style style) {
+  struct rt *rt = rt_of(L);
+  struct conn *c = check_conn(L, rt, 1);
+  struct op o = recv_op(c, style == AS_METHOD ? "recv_frame" : "frames");
+  struct recv_opts ro = read_opts(L, opts, c, plain_keys);
+  o.timeout = ro.timeout;
+  o.style = (uint8_t)style;
+  if (!c->framing) return lframing_recv(L, rt, &o, ro.max);
+  o.f = *c->framing;
+  o.f.last = style == AS_ITERATOR;
+  o.f.max = limit(ro.max, limit(o.f.max, o.f.kind == FRAMING_RAW ? SIZE_MAX : frame_limit(c, &o.f)));
+  return recv_run(L, rt, &o);
+}
+
+/* conn:recv_frame([opts]): one message of the connection's framing. opts: timeout, max */
+static int l_recv_frame(lua_State *L) { return recv_frame(L, 2, AS_METHOD); }
+
+/* ---- as a file -------------------------------------------------------------------- */
+
+/* The format at the stack index -> what to receive. */
+static void read_format(lua_State *L, struct op *o, int idx) {
+  const struct conn *c = o->on;
+  if (lua_type(L, idx) == LUA_TNUMBER) {
+    size_t n = check_count(L, idx);
+    o->peek = n == 0; /* only asks whether there is something */
+    o->f = (struct framing){.kind = FRAMING_FIXED, .count = n ? n : 1, .max = SIZE_MAX};
+    return;
+  }
+  const char *s = luaL_checkstring(L, idx);
+  if (*s == '*') s++;
+  o->peek = false;
+  o->f = (struct framing){.kind = FRAMING_LINE, .last = true, .max = c->limits.line};
+  if (*s == 'a')
+    o->f = (struct framing){.kind = FRAMING_ALL, .max = c->limits.all};
+  else if (*s == 'L')
+    o->f.keep = true;
+  else if (*s != 'l')
+    luaL_argerror(L, idx, "invalid format (\"l\", \"L\", \"a\" or a count)");
+}
+
+/* A file's end: nothing for "a" and what is left of a count are results too. */
+static int read_end(lua_State *L, struct op *o) {
+  struct conn *c = o->on;
+  if (o->f.kind == FRAMING_ALL) {
+    lua_pushliteral(L, "");
+    return 1;
+  }
+  return o->f.kind == FRAMING_FIXED && !o->peek ? push_partial(L, c) : 0;
+}
+
+static int read_k(lua_State *L, int status, lua_KContext ctx);
+
+/* Each format's result is pushed; the first that fails ends the call. */
+static int read_run(lua_State *L, struct rt *rt, struct op *o) {
+  struct message m;
+  for (; o->index <= o->args; o->index++, o->waited = false) {
+    read_format(L, o, o->index);
+    int r = recv_wait(L, rt, o, &m, read_k);
+    if (r == ERR_EOF && read_end(L, o)) continue;
+    if (r) return o->index - 2 + recv_failed(L, o, r);
+    bool empty = o->peek;
+    recv_push(L, o, &m);
+    if (empty) lua_pushliteral(L, ""), lua_replace(L, -2);
+  }
+  return o->args - 1;
+}
+
+static int read_k(lua_State *L, int status, lua_KContext ctx) {
+  struct rt *rt = (struct rt *)ctx;
+  (void)status;
+  return read_run(L, rt, op_resumed(rt));
+}
+
+/* conn:read(formats...): as a Lua file: "l", "L", "a", a count, each also with "*" */
+static int l_read(lua_State *L) {
+  struct rt *rt = rt_of(L);
+  struct op o = recv_op(check_conn(L, rt, 1), "read");
+  if (lua_gettop(L) == 1) lua_pushliteral(L, "l");
+  o.args = lua_gettop(L);
+  o.index = 2;
+  o.style = AS_FILE;
+  for (int i = 2; i <= o.args; i++) read_format(L, &o, i);
+  luaL_checkstack(L, o.args + LUA_MINSTACK, "too many formats");
+  return read_run(L, rt, &o);
+}
+
+/* ---- iterators: next(conn), with the options as upvalue 2 -------------------------- */
+
+static int next_with(lua_State *L, int (*recv)(lua_State *, int, enum style)) {
+  lua_settop(L, 1);
+  lua_pushvalue(L, lua_upvalueindex(2));
+  return recv(L, 2, AS_ITERATOR);
+}
+
+static int recv_chunk(lua_State *L, int opts, enum style style) {
+  return recv_raw(L, "chunks", opts, 0, style);
+}
+
+static int next_line(lua_State *L) { return next_with(L, recv_line); }
+static int next_pkg(lua_State *L) { return next_with(L, recv_pkg); }
+static int next_frame(lua_State *L) { return next_with(L, recv_frame); }
+static int next_chunk(lua_State *L) { return next_with(L, recv_chunk); }
+
+/* Without options the iterator is upvalue 2, made once: a loop costs no closure. */
+static int iterate(lua_State *L, lua_CFunction next, const struct opt *keys) {
+  struct conn *c = check_conn(L, rt_of(L), 1);
+  if (lua_isnoneornil(L, 2)) {
+    lua_pushvalue(L, lua_upvalueindex(2));
+  } else {
+    read_opts(L, 2, c, keys);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_pushvalue(L, 2);
+    lua_pushcclosure(L, next, 2);
+  }
+  lua_pushvalue(L, 1);
+  return 2;
+}
+
+/* for line in conn:lines([opts]) and so on: they end at EOF and at any failure; last_error()
+ * tells which */
+static int l_lines(lua_State *L) { return iterate(L, next_line, line_keys); }
+static int l_pkgs(lua_State *L) { return iterate(L, next_pkg, pkg_keys); }
+static int l_frames(lua_State *L) { return iterate(L, next_frame, plain_keys); }
+static int l_chunks(lua_State *L) { return iterate(L, next_chunk, plain_keys); }
+
+static void set_iterator(lua_State *L, struct rt *rt, const char *name, lua_CFunction iterator,
+                         lua_CFunction next) {
+  lua_pushlightuserdata(L, rt);
+  lua_pushvalue(L, -1);
+  lua_pushnil(L);
+  lua_pushcclosure(L, next, 2);
+  lua_pushcclosure(L, iterator, 2);
+  lua_setfield(L, -2, name);
+}
+
+void lrecv_set_iterators(lua_State *L, struct rt *rt) {
+  set_iterator(L, rt, "lines", l_lines, next_line);
+  set_iterator(L, rt, "pkgs", l_pkgs, next_pkg);
+  set_iterator(L, rt, "frames", l_frames, next_frame);
+  set_iterator(L, rt, "chunks", l_chunks, next_chunk);
+}
+
+const luaL_Reg lrecv_methods[] = {{"recv", l_recv},
+                                  {"recv_some", l_recv_some},
+                                  {"recv_now", l_recv_now},
+                                  {"recv_line", l_recv_line},
+                                  {"recv_until", l_recv_until},
+                                  {"recv_pkg", l_recv_pkg},
+                                  {"recv_frame", l_recv_frame},
+                                  {"read", l_read},
+                                  {"peek", l_peek},
+                                  {"unread", l_unread},
+                                  {"buffered", l_buffered},
+                                  {NULL, NULL}};

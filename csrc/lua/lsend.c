@@ -1,0 +1,385 @@
+/* Sending: what is to be sent is measured, room is awaited, then everything is copied into
+ * the connection's output at once: all or nothing.
+ * What this is not: when it is written (conn_out.c), how a message looks (framing.c). */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "rt.h"
+
+enum { LIST_DEPTH = 32, NUMBER_TEXT = 64 };
+
+/* ---- strings, numbers and lists ---------------------------------------------------- */
+
+/* As tostring() would, but without touching Lua: no collection may run between measuring and
+ * copying. */
+static size_t number_text(lua_State *L, int idx, char out[NUMBER_TEXT]) {
+  if (lua_isinteger(L, idx))
+    return (size_t)snprintf(out, NUMBER_TEXT, LUA_INTEGER_FMT, lua_tointeger(L, idx));
+  size_t n = (size_t)snprintf(out, NUMBER_TEXT, LUA_NUMBER_FMT, lua_tonumber(L, idx));
+  if (out[strspn(out, "-0123456789")] == '\0') {
+    memcpy(out + n, ".0", 3);
+    n += 2;
+  }
+  return n;
+}
+
+/* Writes the value at idx to `out` (NULL: only measures) -> bytes. */
+static size_t gather(lua_State *L, int idx, char *out, int depth);
+
+static size_t gather_list(lua_State *L, int idx, char *out, int depth) {
+  size_t total = 0, n = lua_rawlen(L, idx);
+  if (depth >= LIST_DEPTH) luaL_error(L, "lists are nested too deep (more than %d)", LIST_DEPTH);
+  luaL_checkstack(L, 3, "lists are nested too deep");
+  for (size_t i = 1; i <= n; i++) {
+    lua_rawgeti(L, idx, (lua_Integer)i);
+    total += gather(L, lua_gettop(L), out ? out + total : NULL, depth + 1);
+    lua_pop(L, 1);
+  }
+  return total;
+}
+
+static size_t gather(lua_State *L, int idx, char *out, int depth) {
+  char text[NUMBER_TEXT];
+  const char *p = text;
+  size_t n;
+  switch (lua_type(L, idx)) {
+  case LUA_TSTRING:
+    p = lua_tolstring(L, idx, &n);
+    break;
+  case LUA_TNUMBER:
+    n = number_text(L, idx, text);
+    break;
+  case LUA_TTABLE:
+    return gather_list(L, idx, out, depth);
+  default:
+    luaL_error(L, "cannot send a %s; strings, numbers and lists of them can be sent",
+               luaL_typename(L, idx));
+    return 0;
+  }
+  if (out) memcpy(out, p, n);
+  return n;
+}
+
+/* The arguments [2, last]. */
+static size_t gather_all(lua_State *L, int last, char *out) {
+  size_t total = 0;
+  for (int i = 2; i <= last; i++) total += gather(L, i, out ? out + total : NULL, 0);
+  return total;
+}
+
+/* A last table with string keys is options, not a list. */
+static bool is_options(lua_State *L, int idx) {
+  if (idx < 2 || !lua_istable(L, idx) || lua_rawlen(L, idx) > 0) return false;
+  lua_pushnil(L);
+  if (!lua_next(L, idx)) return false;
+  bool named = lua_type(L, -2) == LUA_TSTRING;
+  lua_pop(L, 2);
+  return named;
+}
+
+/* ---- the one way of sending -------------------------------------------------------- */
+
+struct send_opts {
+  double timeout;
+  size_t max;
+  int header;
+};
+
+#define TIMEOUT {"timeout", OPT_SECONDS, offsetof(struct send_opts, timeout)}
+#define MAX {"max", OPT_SIZE, offsetof(struct send_opts, max)}
+#define HEADER {"header", OPT_INT, offsetof(struct send_opts, header)}
+#define END {NULL, OPT_ANY, 0}
+
+static const struct opt send_keys[] = {TIMEOUT, END};
+static const struct opt pkg_keys[] = {TIMEOUT, MAX, HEADER, END};
+static const struct opt frame_keys[] = {TIMEOUT, MAX, {"head", OPT_ANY, 0}, END};
+static const struct opt count_keys[] = {TIMEOUT, MAX, END};
+
+static struct send_opts read_opts(lua_State *L, int idx, const struct conn *c,
+                                  const struct opt *keys) {
+  struct send_opts so = {.timeout = c->timeout, .header = 2};
+  opts_read(L, idx, keys, &so);
+  if (so.header < 1 || so.header > 4) luaL_error(L, "option 'header' must be from 1 to 4");
+  return so;
+}
+
+static struct op send_op(struct conn *c, const char *what, int args) {
+  return (struct op){.what = what,
+                     .q = &c->writers,
+                     .deadline = &c->send_deadline,
+                     .timeout = c->timeout,
+                     .on = c,
+                     .args = args,
+                     .outside = c->link && c->link->outside};
+}
+
+/* 0: there is room, and nobody before us. In a task that must wait it does not return. */
+static int send_wait(lua_State *L, struct rt *rt, struct op *o, lua_KFunction k) {
+  struct conn *c = o->on;
+  int r;
+  for (;;) {
+    if ((r = op_turn(L, rt, o)) == 0) r = conn_cannot_send(c);
+    if (r == 0 && !conn_has_room(c)) r = ERR_AGAIN;
+    if (r != ERR_AGAIN) break;
+    if ((r = op_wait(L, rt, o, k)) != 0) break;
+  }
+  op_done(rt, o);
+  return r;
+}
+
+/* Lists may have been changed while the call waited: measured again just before the copy. */
+static int put_values(lua_State *L, struct rt *rt, struct op *o) {
+  struct conn *c = o->on;
+  o->total = gather_all(L, o->args, NULL);
+  if (o->total == 0) return 0;
+  char *p = conn_reserve(c, o->total);
+  if (!p) return ERR_NOMEM;
+  gather_all(L, o->args, p);
+  conn_commit(c, o->total, !rt_in_task(rt));
+  return 0;
+}
+
+/* One message: the data is argument 2, what precedes its length field at index o->index. */
+static int put_message(lua_State *L, struct rt *rt, struct op *o) {
+  struct conn *c = o->on;
+  size_t n, head_len = 0;
+  const char *data = lua_tolstring(L, 2, &n);
+  const char *head = o->index ? lua_tolstring(L, o->index, &head_len) : NULL;
+  int r = framing_size(&o->f, data, n, head_len, &o->total);
+  if (r || o->total == 0) return r;
+  char *p = conn_reserve(c, o->total);
+  if (!p) return ERR_NOMEM;
+  framing_encode(&o->f, data, n, head_len ? head : NULL, p);
+  conn_commit(c, o->total, !rt_in_task(rt));
+  return 0;
+}
+
+static int put(lua_State *L, struct rt *rt, struct op *o) {
+  return o->framed ? put_message(L, rt, o) : put_values(L, rt, o);
+}
+
+static int send_k(lua_State *L, int status, lua_KContext ctx);
+
+static int send_run(lua_State *L, struct rt *rt, struct op *o) {
+  int r = send_wait(L, rt, o, send_k);
+  if (r == 0) r = put(L, rt, o);
+  if (r) return conn_failed(L, o->on, o->what, r);
+  lua_pushinteger(L, (lua_Integer)o->total);
+  return 1;
+}
+
+static int send_k(lua_State *L, int status, lua_KContext ctx) {
+  struct rt *rt = (struct rt *)ctx;
+  (void)status;
+  return send_run(L, rt, op_resumed(rt));
+}
+
+/* conn:send(values...[, opts]) -> bytes accepted. opts: timeout */
+static int l_send(lua_State *L) {
+  struct rt *rt = rt_of(L);
+  struct conn *c = check_conn(L, rt, 1);
+  int last = lua_gettop(L);
+  bool with_opts = is_options(L, last);
+  struct op o = send_op(c, "send", with_opts ? last - 1 : last);
+  if (with_opts) o.timeout = read_opts(L, last, c, send_keys).timeout;
+  gather_all(L, o.args, NULL); /* misuse is raised before anything waits */
+  return send_run(L, rt, &o);
+}
+
+/* conn:try_send(values...) -> bytes accepted | nil, message, "EAGAIN" */
+static int l_try_send(lua_State *L) {
+  struct rt *rt = rt_of(L);
+  struct conn *c = check_conn(L, rt, 1);
+  struct op o = send_op(c, "try_send", lua_gettop(L));
+  gather_all(L, o.args, NULL);
+  int r = conn_cannot_send(c);
+  if (r == 0 && (c->writers.first || !conn_has_room(c))) r = ERR_AGAIN;
+  if (r == 0) r = put_values(L, rt, &o);
+  if (r) return conn_failed(L, c, o.what, r);
+  lua_pushinteger(L, (lua_Integer)o.total);
+  return 1;
+}
+
+/* ---- as a file -------------------------------------------------------------------- */
+
+static int write_k(lua_State *L, int status, lua_KContext ctx);
+
+static int write_run(lua_State *L, struct rt *rt, struct op *o) {
+  int r = send_wait(L, rt, o, write_k);
+  if (r == 0) r = put(L, rt, o);
+  if (r) return conn_failed(L, o->on, o->what, r);
+  lua_pushvalue(L, 1);
+  return 1;
+}
+
+static int write_k(lua_State *L, int status, lua_KContext ctx) {
+  struct rt *rt = (struct rt *)ctx;
+  (void)status;
+  return write_run(L, rt, op_resumed(rt));
+}
+
+/* conn:write(values...) -> the connection */
+static int l_write(lua_State *L) {
+  struct rt *rt = rt_of(L);
+  struct op o = send_op(check_conn(L, rt, 1), "write", lua_gettop(L));
+  gather_all(L, o.args, NULL);
+  return write_run(L, rt, &o);
+}
+
+/* ---- flush ------------------------------------------------------------------------ */
+
+static int flush_k(lua_State *L, int status, lua_KContext ctx);
+
+static int flush_state(const struct conn *c) {
+  if (!conn_is_open(c)) return ERR_CLOSED;
+  if (c->out_end) return c->out_end;
+  return conn_unsent(c) ? ERR_AGAIN : 0;
+}
+
+static int flush_run(lua_State *L, struct rt *rt, struct op *o) {
+  int r;
+  for (;;) {
+    if ((r = op_turn(L, rt, o)) == 0) {
+      conn_flush_now(o->on);
+      r = flush_state(o->on);
+    }
+    if (r != ERR_AGAIN) break;
+    if ((r = op_wait(L, rt, o, flush_k)) != 0) break;
+  }
+  op_done(rt, o);
+  if (r) return conn_failed(L, o->on, o->what, r);
+  lua_pushboolean(L, true);
+  return 1;
+}
+
+static int flush_k(lua_State *L, int status, lua_KContext ctx) {
+  struct rt *rt = (struct rt *)ctx;
+  (void)status;
+  return flush_run(L, rt, op_resumed(rt));
+}
+
+/* conn:flush([timeout]) -> true once everything sent has been handed to the system */
+static int l_flush(lua_State *L) {
+  struct rt *rt = rt_of(L);
+  struct conn *c = check_conn(L, rt, 1);
+  struct op o = send_op(c, "flush", 0);
+  o.timeout = opt_seconds(L, 2, c->timeout);
+  return flush_run(L, rt, &o);
+}
+
+/* ---- messages --------------------------------------------------------------------- */
+
+/* conn:send_pkg(data[, opts]) -> bytes accepted. opts: timeout, header, max */
+static int l_send_pkg(lua_State *L) {
+  struct rt *rt = rt_of(L);
+  struct conn *c = check_conn(L, rt, 1);
+  struct op o = send_op(c, "send_pkg", 2);
+  luaL_checkstring(L, 2);
+  struct send_opts so = read_opts(L, 3, c, pkg_keys);
+  o.timeout = so.timeout;
+  o.framed = true;
+  recv_set_pkg(c, &o.f, so.header, so.max ? so.max : SIZE_MAX);
+  return send_run(L, rt, &o);
+}
+
+/* The option "head" is left at the top -> its index, or 0. */
+static int push_head(lua_State *L, int opts) {
+  if (!lua_istable(L, opts) || lua_getfield(L, opts, "head") == LUA_TNIL) return 0;
+  if (lua_type(L, -1) != LUA_TSTRING)
+    luaL_error(L, "option 'head' must be a string, not %s", luaL_typename(L, -1));
+  return lua_gettop(L);
+}
+
+/* conn:send_frame(data[, opts]) -> bytes accepted. opts: timeout, max, head */
+static int l_send_frame(lua_State *L) {
+  struct rt *rt = rt_of(L);
+  struct conn *c = check_conn(L, rt, 1);
+  struct op o = send_op(c, "send_frame", 2);
+  luaL_checkany(L, 2);
+  lua_settop(L, 3);
+  if (!c->framing) {
+    lframing_encode(L, o.what);
+    if (lua_istable(L, 3) && lua_getfield(L, 3, "timeout") != LUA_TNIL)
+      o.timeout = opt_seconds(L, lua_gettop(L), INFINITY);
+    gather_all(L, 2, NULL);
+    return send_run(L, rt, &o);
+  }
+  luaL_checkstring(L, 2);
+  struct send_opts so = read_opts(L, 3, c, frame_keys);
+  o.timeout = so.timeout;
+  o.framed = true;
+  o.f = *c->framing;
+  o.f.max = so.max ? so.max : o.f.max ? o.f.max : SIZE_MAX;
+  o.index = push_head(L, 3);
+  return send_run(L, rt, &o);
+}
+
+/* ---- send and receive ------------------------------------------------------------- */
+
+static int exchange_k(lua_State *L, int status, lua_KContext ctx);
+
+/* The request is out: from here the same call stands in line for the reply, on what is left
+ * of its time. */
+static void await_reply(struct conn *c, struct op *o) {
+  o->q = &c->readers;
+  o->deadline = &c->recv_deadline;
+  o->waited = false;
+  o->orphan = &c->owed;
+}
+
+static int exchange_run(lua_State *L, struct rt *rt, struct op *o) {
+  struct conn *c = o->on;
+  struct message m;
+  int r;
+  if (!o->orphan) {
+    if ((r = send_wait(L, rt, o, exchange_k)) == 0) r = c->owed ? ERR_PROTO : put(L, rt, o);
+    if (r) return conn_failed(L, c, o->what, r);
+    await_reply(c, o);
+  }
+  if ((r = recv_wait(L, rt, o, &m, exchange_k)) == 0) return recv_push(L, o, &m);
+  c->owed = true;
+  return recv_failed(L, o, r);
+}
+
+static int exchange_k(lua_State *L, int status, lua_KContext ctx) {
+  struct rt *rt = (struct rt *)ctx;
+  (void)status;
+  return exchange_run(L, rt, op_resumed(rt));
+}
+
+/* conn:send_recv(data, n[, opts]) -> n bytes of reply. opts: timeout, max */
+static int l_send_recv(lua_State *L) {
+  struct rt *rt = rt_of(L);
+  struct conn *c = check_conn(L, rt, 1);
+  struct op o = send_op(c, "send_recv", 2);
+  struct send_opts so = read_opts(L, 4, c, count_keys);
+  o.timeout = so.timeout;
+  o.f = (struct framing){
+      .kind = FRAMING_FIXED, .count = check_count(L, 3), .max = so.max ? so.max : SIZE_MAX};
+  gather_all(L, 2, NULL);
+  return exchange_run(L, rt, &o);
+}
+
+/* conn:send_recv_pkg(data[, opts]) -> the reply's package. opts: timeout, header, max */
+static int l_send_recv_pkg(lua_State *L) {
+  struct rt *rt = rt_of(L);
+  struct conn *c = check_conn(L, rt, 1);
+  struct op o = send_op(c, "send_recv_pkg", 2);
+  luaL_checkstring(L, 2);
+  struct send_opts so = read_opts(L, 3, c, pkg_keys);
+  o.timeout = so.timeout;
+  o.framed = true;
+  recv_set_pkg(c, &o.f, so.header, so.max);
+  return exchange_run(L, rt, &o);
+}
+
+const luaL_Reg lsend_methods[] = {{"send", l_send},
+                                  {"try_send", l_try_send},
+                                  {"write", l_write},
+                                  {"flush", l_flush},
+                                  {"send_pkg", l_send_pkg},
+                                  {"send_frame", l_send_frame},
+                                  {"send_recv", l_send_recv},
+                                  {"send_recv_pkg", l_send_recv_pkg},
+                                  {NULL, NULL}};

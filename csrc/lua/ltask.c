@@ -1,0 +1,238 @@
+/* What scripts call of tasks: spawn, join, cancel, status, sleep, now, run, stop, on_error.
+ * What this is not: how a task runs and waits (task.c). */
+#include <math.h>
+
+#include "task.h"
+
+static struct task *check_task(lua_State *L, int idx) { return luaL_checkudata(L, idx, TASK_NAME); }
+
+static void check_callable(lua_State *L, int idx) {
+  if (lua_isfunction(L, idx)) return;
+  if (luaL_getmetafield(L, idx, "__call") == LUA_TNIL)
+    luaL_typeerror(L, idx, "function");
+  lua_pop(L, 1);
+}
+
+/* wire.spawn(fn, ...) -> Task */
+static int l_spawn(lua_State *L) {
+  check_callable(L, 1);
+  task_spawn(L, rt_of(L), lua_gettop(L) - 1, 0);
+  return 1;
+}
+
+/* ---- join ------------------------------------------------------------------------- */
+
+/* Results stay with the task: it may be joined again. */
+static int push_results(lua_State *L, struct task *t) {
+  int n = lua_gettop(t->co);
+  luaL_checkstack(L, n + 1, "too many results");
+  lua_pushboolean(L, true);
+  for (int i = 1; i <= n; i++) {
+    lua_pushvalue(t->co, i);
+    lua_xmove(t->co, L, 1);
+  }
+  return n + 1;
+}
+
+/* nil, traceback, "EERROR", error value */
+static int push_death(lua_State *L, struct task *t) {
+  lua_pushnil(L);
+  lua_pushvalue(t->co, 1);
+  lua_xmove(t->co, L, 1);
+  if (lua_isstring(t->co, 2)) {
+    lua_pushvalue(t->co, 2);
+    lua_xmove(t->co, L, 1);
+  } else {
+    luaL_tolstring(L, -1, NULL);
+  }
+  lua_pushstring(L, err_name(ERR_ERROR));
+  lua_rotate(L, -3, 2);
+  return 4;
+}
+
+static int push_end(lua_State *L, struct task *t) {
+  if (t->status == TASK_DONE) return push_results(L, t);
+  if (t->status == TASK_FAILED) return push_death(L, t);
+  return push_failure(L, "join", NULL, "the task was cancelled", ERR_CANCELED);
+}
+
+static int join_k(lua_State *L, int status, lua_KContext ctx);
+
+/* All who join are woken together, so nobody here must be the first in line. */
+static int join_run(lua_State *L, struct rt *rt, struct op *o) {
+  struct task *t = o->on;
+  int r = 0;
+  while (!task_ended(t) && r == 0) r = op_wait(L, rt, o, join_k);
+  op_done(rt, o);
+  return task_ended(t) ? push_end(L, t) : push_failure(L, "join", NULL, NULL, r);
+}
+
+static int join_k(lua_State *L, int status, lua_KContext ctx) {
+  struct rt *rt = (struct rt *)ctx;
+  (void)status;
+  return join_run(L, rt, op_resumed(rt));
+}
+
+/* task:join([timeout]) -> true, results... | nil, message, code[, error value] */
+static int l_join(lua_State *L) {
+  struct rt *rt = rt_of(L);
+  struct task *t = check_task(L, 1);
+  struct op o = {
+      .what = "join", .on = t, .q = &t->joiners, .timeout = opt_seconds(L, 2, INFINITY)};
+  if (t == rt->running) return luaL_error(L, "join: a task cannot wait for itself");
+  return join_run(L, rt, &o);
+}
+
+/* ---- cancel, status --------------------------------------------------------------- */
+
+/* task:cancel() -> true, or false if it has ended already */
+static int l_cancel(lua_State *L) {
+  struct task *t = check_task(L, 1);
+  bool alive = !task_ended(t);
+  if (alive) {
+    t->canceled = true;
+    if (t->started && t != t->rt->running) wait_wake(&t->w.wait, ERR_CANCELED);
+  }
+  lua_pushboolean(L, alive);
+  return 1;
+}
+
+static int l_status(lua_State *L) {
+  static const char *const names[] = {"ready", "running", "waiting", "done", "failed", "canceled"};
+  const struct task *t = check_task(L, 1);
+  unsigned s = t->status;
+  if (s == TASK_WAITING && t->w.wait.job.queued) s = TASK_READY;
+  lua_pushstring(L, names[s]);
+  return 1;
+}
+
+static int l_tostring(lua_State *L) {
+  lua_pushcfunction(L, l_status);
+  lua_pushvalue(L, 1);
+  lua_call(L, 1, 1);
+  lua_pushfstring(L, "Task (%s): %p", lua_tostring(L, -1), lua_topointer(L, 1));
+  return 1;
+}
+
+const luaL_Reg ltask_methods[] = {
+    {"join", l_join}, {"cancel", l_cancel}, {"status", l_status}, {"__tostring", l_tostring},
+    {NULL, NULL}};
+
+/* ---- sleep ------------------------------------------------------------------------ */
+
+static int sleep_k(lua_State *L, int status, lua_KContext ctx);
+
+/* Zero or less gives way once: the same as a task whose turn is over. */
+static int sleep_run(lua_State *L, struct rt *rt, struct op *o) {
+  int r;
+  do r = op_wait(L, rt, o, sleep_k);
+  while (r == 0 && o->timeout > 0);
+  return r == 0 || r == ERR_TIMEDOUT ? 0 : push_failure(L, "sleep", NULL, NULL, r);
+}
+
+static int sleep_k(lua_State *L, int status, lua_KContext ctx) {
+  struct rt *rt = (struct rt *)ctx;
+  struct op *o = op_resumed(rt);
+  (void)status;
+  if (o->timeout <= 0 && op_self(rt)->why == 0) return 0;
+  return sleep_run(L, rt, o);
+}
+
+/* wire.sleep(s) */
+static int l_sleep(lua_State *L) {
+  struct rt *rt = rt_of(L);
+  luaL_checknumber(L, 1);
+  struct op o = {.what = "sleep", .timeout = opt_seconds(L, 1, 0)};
+  o.spent = o.timeout <= 0;
+  task_check_canceled(L, rt);
+  return sleep_run(L, rt, &o);
+}
+
+/* wire.now() -> seconds */
+static int l_now(lua_State *L) {
+  lua_pushnumber(L, turn_now(&rt_of(L)->turn));
+  return 1;
+}
+
+/* ---- run -------------------------------------------------------------------------- */
+
+static bool is_stopped(void *arg) {
+  const struct rt *rt = arg;
+  return rt->stopped;
+}
+
+static bool main_task_ended(void *arg) { return task_ended(arg); }
+
+static int run_main_task(lua_State *L, struct rt *rt) {
+  check_callable(L, 1);
+  struct task *t = task_spawn(L, rt, lua_gettop(L) - 1, 0);
+  t->awaited = true;
+  rt_drive_until(L, rt, main_task_ended, t);
+  if (!task_ended(t))
+    return luaL_error(L, "deadlock: the main task waits for what nothing can bring any more");
+  if (t->status == TASK_CANCELED) return luaL_error(L, "the main task was cancelled");
+  if (t->status == TASK_FAILED) {
+    lua_pushvalue(t->co, 1);
+    lua_xmove(t->co, L, 1);
+    return lua_error(L);
+  }
+  return push_results(L, t) - 1; /* without the leading true */
+}
+
+/* wire.run([fn, ...]) -> the results of fn */
+static int l_run(lua_State *L) {
+  struct rt *rt = rt_of(L);
+  if (rt_in_task(rt) || rt->driver)
+    return luaL_error(L, "run: the loop is running already; inside a task just wait, or use "
+                         "wire.spawn and join");
+  if (!lua_isnone(L, 1)) return run_main_task(L, rt);
+  rt->stopped = false;
+  rt_drive_until(L, rt, is_stopped, rt);
+  return 0;
+}
+
+/* wire.stop() */
+static int l_stop(lua_State *L) {
+  rt_of(L)->stopped = true;
+  return 0;
+}
+
+/* wire.on_error(fn | nil) */
+static int l_on_error(lua_State *L) {
+  struct rt *rt = rt_of(L);
+  luaL_checkany(L, 1);
+  if (!lua_isnil(L, 1)) check_callable(L, 1);
+  luaL_unref(L, LUA_REGISTRYINDEX, rt->on_error);
+  rt->on_error = LUA_NOREF;
+  lua_settop(L, 1);
+  if (!lua_isnil(L, 1)) rt->on_error = luaL_ref(L, LUA_REGISTRYINDEX);
+  return 0;
+}
+
+static int canceled_tostring(lua_State *L) {
+  lua_pushliteral(L, "the task was cancelled");
+  return 1;
+}
+
+/* wire.CANCELED is a value of its own kind, so that nothing else equals it. */
+static void set_canceled(lua_State *L) {
+  lua_newuserdatauv(L, 0, 0);
+  lua_createtable(L, 0, 2);
+  lua_pushcfunction(L, canceled_tostring);
+  lua_setfield(L, -2, "__tostring");
+  lua_pushliteral(L, "lunewire.CANCELED");
+  lua_setfield(L, -2, "__name");
+  lua_setmetatable(L, -2);
+  lua_pushvalue(L, -1);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &canceled_key);
+  lua_setfield(L, -2, "CANCELED");
+}
+
+void ltask_register(lua_State *L, struct rt *rt) {
+  static const luaL_Reg functions[] = {
+      {"spawn", l_spawn}, {"sleep", l_sleep}, {"now", l_now},
+      {"run", l_run},     {"stop", l_stop},   {"on_error", l_on_error},
+      {NULL, NULL}};
+  rt_setfuncs(L, rt, functions);
+  set_canceled(L);
+}

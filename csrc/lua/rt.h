@@ -1,0 +1,214 @@
+/* The runtime of one Lua state, and what the rooms of csrc/lua have of each other.
+ *
+ * Every function that is exported to Lua carries the runtime as its first upvalue.  Tasks are
+ * resumed by the driver alone (task.c); everything else parks or wakes.
+ * What this is not: anything that Lua scripts see, or that the core knows. */
+#ifndef LUNEWIRE_RT_H
+#define LUNEWIRE_RT_H
+
+#include <lauxlib.h>
+#include <lua.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "../core/conn.h"
+#include "../core/err.h"
+#include "../core/framing.h"
+#include "../core/server.h"
+#include "../core/turn.h"
+
+/* A call that may have to wait: its arguments, parsed once.  Lives on the C stack until it
+ * must wait in a task, then in the task. */
+struct op {
+  const char *what;       /* the call's name, for messages */
+  struct waitq *q;        /* where it stands in line, or NULL */
+  const double *deadline; /* the connection's, or NULL */
+  double timeout;         /* the call's own budget in seconds; INFINITY */
+  double due;             /* timeout as a time, once the call had to wait */
+  void *on;               /* what it is about: a connection, a task, ... */
+  size_t total;           /* sending: how many bytes */
+  struct framing f;       /* receiving: what; sending a message: how */
+  int args, index;        /* arguments on the stack; how many of them are dealt with */
+  bool outside;           /* something outside the process may end the wait */
+  bool waited, spent;     /* it has waited; it waits because its task's turn is over */
+  bool *orphan;           /* set if a cancel ends the call: a reply to it may still come */
+  bool skip, peek;        /* receiving: discard what is too long; leave it where it is */
+  bool keeps_place;       /* receiving: success does not end the call */
+  bool framed;            /* sending: one message of f */
+  uint8_t style;          /* receiving: what the results look like (lrecv.c) */
+};
+
+struct waiter {
+  struct wait wait; /* first: a wait is its waiter */
+  struct op op;
+};
+
+enum task_status { TASK_READY, TASK_RUNNING, TASK_WAITING, TASK_DONE, TASK_FAILED, TASK_CANCELED };
+
+/* A coroutine that may wait.  Its userdata: user value 1 the thread, 2 the traceback of its
+ * death.  Anchored in the runtime until it ends. */
+struct task {
+  struct waiter w;
+  struct rt *rt;
+  lua_State *co;
+  struct waitq joiners;
+  int ref;        /* its anchor */
+  uint16_t calls; /* served in this turn without waiting */
+  uint8_t status;
+  bool started, canceled;
+  bool awaited; /* wire.run returns its results: its error is not an uncaught one */
+};
+
+struct rt {
+  struct turn turn;
+  struct waiter main_waiter; /* of calls outside any task */
+  struct task *running;      /* whose turn it is */
+  lua_State *current;        /* the coroutine that may yield to the driver now */
+  lua_State *driver;         /* who drives, or NULL */
+  const void *conn_metatable;
+  int anchors; /* registry reference: a table of what lives without its user */
+  int on_error; /* registry reference of the user's function, or LUA_NOREF */
+  unsigned tasks, timers;
+  uint16_t main_calls;
+  bool main_woken, stopped, closed;
+};
+
+static inline struct rt *rt_of(lua_State *L) { return lua_touserdata(L, lua_upvalueindex(1)); }
+
+/* ---- task.c ---------------------------------------------------------------------- */
+
+/* [-(1 + nargs), +1]  Pops a function and its arguments, pushes a new Task, ready to run.
+ * closes: stack index of a Conn that is closed when the task ends, or 0. */
+struct task *task_spawn(lua_State *L, struct rt *rt, int nargs, int closes);
+static inline bool task_ended(const struct task *t) { return t->status >= TASK_DONE; }
+
+/* Keeps the value at the top alive until released: [-1, +0] -> reference. */
+int rt_anchor(lua_State *L, struct rt *rt);
+void rt_release(lua_State *L, struct rt *rt, int ref);
+/* Runs f(p) with errors kept from the caller: they are reported. For jobs. */
+void rt_protect(struct rt *rt, lua_CFunction f, void *p);
+/* Runs turns until done(arg), outside any task. */
+void rt_drive_until(lua_State *L, struct rt *rt, bool (*done)(void *), void *arg);
+/* Is the caller a task, or something that a task runs? */
+static inline bool rt_in_task(const struct rt *rt) { return rt->running != NULL; }
+
+/* May this call try now?  ERR_AGAIN: others stand before it, or its turn is over. */
+int op_turn(lua_State *L, struct rt *rt, struct op *o);
+/* ERR_AGAIN: waits.  In a task it does not return: k is called when there is something to
+ * try, with the op in op_resumed().  Outside it returns 0 then.  Otherwise why the wait is
+ * over (ERR_TIMEDOUT, ERR_CLOSED, ...).  Raises wire.CANCELED, a deadlock, and where Lua
+ * cannot yield. */
+int op_wait(lua_State *L, struct rt *rt, struct op *o, lua_KFunction k);
+struct op *op_resumed(struct rt *rt);
+/* The call is over: the next in line may try. */
+void op_done(struct rt *rt, struct op *o);
+/* The wait of the caller: its task's, or the main chunk's. */
+struct wait *op_self(struct rt *rt);
+
+/* ---- lopts.c --------------------------------------------------------------------- */
+
+enum opt_type { OPT_SECONDS, OPT_SIZE, OPT_INT, OPT_BOOL, OPT_ANY };
+
+/* One key of an options table and where its value goes (nowhere: OPT_ANY). */
+struct opt {
+  const char *name;
+  enum opt_type type;
+  size_t offset;
+};
+
+/* Reads the options table at idx (none or nil: nothing; a number: the option "timeout", which
+ * must be first in the list) into the struct at into.  Unknown keys and wrong types raise. */
+void opts_read(lua_State *L, int idx, const struct opt *list, void *into);
+
+/* A count at idx: an integer >= 0; nil, negative and other types raise. */
+size_t check_count(lua_State *L, int idx);
+/* Seconds at idx; nan raises. none or nil: otherwise. */
+double opt_seconds(lua_State *L, int idx, double otherwise);
+
+/* The address at idx -> host and port; the text for messages is pushed: [-0, +1].  A wrong
+ * type raises; a bad address is ERR_INVAL, and *why says what is wrong. */
+int check_address(lua_State *L, int idx, char host[ADDR_HOST_MAX], uint16_t *port,
+                  const char **why);
+
+/* [-0, +3] nil, "what who: text", "CODE" -> 3.  who or detail may be NULL. */
+int push_failure(lua_State *L, const char *what, const char *who, const char *detail, int code);
+
+/* ---- lconn.c, lrecv.c, lsend.c, lframing.c --------------------------------------- */
+
+struct lconn {
+  struct conn *c; /* NULL only while it is being made */
+};
+
+/* What connect, serve, listen and pipe take for their connections. */
+struct conn_opts {
+  struct conn_limits limits;
+  double timeout;
+  bool nodelay, keepalive;
+};
+
+extern const struct conn_opts conn_default_opts;
+/* The options table at idx has a "limits" and a "framing": reads limits, pushes the framing
+ * or nil.  [-0, +1] */
+void conn_opts_rest(lua_State *L, int idx, struct conn_opts *o);
+
+/* The Conn at idx, open or not; raises for anything else. */
+struct conn *check_conn(lua_State *L, struct rt *rt, int idx);
+/* A new Conn without a link; give it one with lconn_open. [-0, +1] -> its index */
+int lconn_new(lua_State *L);
+/* Gives the new Conn at stack index idx its link, which is taken over in any case, and the
+ * framing at index f (nil: none). 0 or ERR_NOMEM. */
+int lconn_open(lua_State *L, struct rt *rt, int idx, struct link *l, const struct addr *peer,
+               const struct conn_opts *o, int f);
+/* Attaches the framing at idx (userdata, table or nil) to the Conn at conn_idx. */
+void lconn_set_framing(lua_State *L, int conn_idx, int idx);
+
+/* nil, "recv 127.0.0.1:80: text", code; remembers the failure. -> 3 */
+int conn_failed(lua_State *L, struct conn *c, const char *what, int code);
+
+/* Raises unless idx is a framing. none and nil are allowed if optional. */
+void check_framing(lua_State *L, int idx);
+/* The C framing at idx, or NULL if it is one in Lua. */
+const struct framing *to_framing(lua_State *L, int idx);
+
+/* ---- receiving, as lsend.c and the iterators need it */
+
+/* Waits for one message of o->f. 0: *m is it, not yet consumed; otherwise why not. In a task
+ * that must wait it does not return. */
+int recv_wait(lua_State *L, struct rt *rt, struct op *o, struct message *m, lua_KFunction k);
+/* Pushes the message, then consumes it: no byte is lost if memory runs out. [-0, +1] -> 1 */
+int recv_push(lua_State *L, const struct op *o, const struct message *m);
+/* nil, message, code[, partial] as o->style wants it */
+int recv_failed(lua_State *L, struct op *o, int code);
+/* The op of a receiving call on c, with the connection's own timeout. */
+struct op recv_op(struct conn *c, const char *what);
+void recv_set_pkg(struct conn *c, struct framing *f, int header, size_t max);
+
+/* recv_frame with the framing in Lua of the Conn at stack index 1; raises if it has none. max:
+ * the call's own limit, or 0. */
+int lframing_recv(lua_State *L, struct rt *rt, struct op *o, size_t max);
+/* [conn, data, opts]: data is replaced by what the Conn's framing in Lua makes of it; raises if
+ * it has none. */
+void lframing_encode(lua_State *L, const char *what);
+
+extern const luaL_Reg lrecv_methods[], lsend_methods[];
+/* The iterators, entered into the table at the top. */
+void lrecv_set_iterators(lua_State *L, struct rt *rt);
+
+/* ---- each room enters its names into the module at the top of the stack ------------ */
+
+/* Sets functions with the runtime as upvalue 1. [-0, +0] */
+void rt_setfuncs(lua_State *L, struct rt *rt, const luaL_Reg *l);
+/* A metatable `name` with methods, __gc and __close (may be NULL); left at the top. */
+void rt_metatable(lua_State *L, struct rt *rt, const char *name, const luaL_Reg *methods,
+                  lua_CFunction gc);
+
+struct rt *task_open(lua_State *L);
+void ltask_register(lua_State *L, struct rt *rt);
+void lco_register(lua_State *L, struct rt *rt);
+void lconn_register(lua_State *L, struct rt *rt);
+void ldial_register(lua_State *L, struct rt *rt);
+void lserver_register(lua_State *L, struct rt *rt);
+void ltimer_register(lua_State *L, struct rt *rt);
+void lframing_register(lua_State *L, struct rt *rt);
+
+#endif
