@@ -29,8 +29,7 @@ static bool looks_like_ip6(struct slice s) {
   struct in6_addr ip;
   const char *percent = memchr(s.at, '%', s.len);
   size_t len = percent ? (size_t)(percent - s.at) : s.len;
-  if (len >= sizeof text || (percent && percent + 1 == after(s)))
-    return false;
+  if (len >= sizeof text || (percent && percent + 1 == after(s))) return false;
   memcpy(text, s.at, len);
   text[len] = 0;
   return inet_pton(AF_INET6, text, &ip) == 1;
@@ -39,19 +38,16 @@ static bool looks_like_ip6(struct slice s) {
 /* "[host]rest". NULL, or what is wrong. */
 static const char *split_bracketed(struct slice text, struct slice *host, struct slice *rest) {
   const char *end = memchr(text.at, ']', text.len);
-  if (!end)
-    return "no ] behind the [";
+  if (!end) return "no ] behind the [";
   *host = (struct slice){text.at + 1, (size_t)(end - text.at - 1)};
   *rest = (struct slice){end + 1, (size_t)(after(text) - end - 1)};
-  if (!looks_like_ip6(*host))
-    return "what is in brackets is not an IPv6 address";
+  if (!looks_like_ip6(*host)) return "what is in brackets is not an IPv6 address";
   return NULL;
 }
 
 static const char *split_plain(struct slice text, struct slice *host, struct slice *rest) {
   const char *colon = memchr(text.at, ':', text.len);
-  if (!colon)
-    colon = after(text);
+  if (!colon) colon = after(text);
   *host = (struct slice){text.at, (size_t)(colon - text.at)};
   *rest = (struct slice){colon, (size_t)(after(text) - colon)};
   if (rest->len && memchr(colon + 1, ':', rest->len - 1))
@@ -63,17 +59,13 @@ static const char *split_plain(struct slice text, struct slice *host, struct sli
 
 static const char *read_port(struct slice s, uint16_t *port) {
   uint32_t value = 0;
-  if (s.len < 2)
-    return "no port";
-  if (s.at[0] != ':')
-    return "no colon behind the ]";
+  if (s.len < 2) return "no port";
+  if (s.at[0] != ':') return "no colon behind the ]";
   for (size_t i = 1; i < s.len; i++)
-    if (s.at[i] < '0' || s.at[i] > '9')
-      return "the port is not a number";
+    if (s.at[i] < '0' || s.at[i] > '9') return "the port is not a number";
   for (size_t i = 1; i < s.len; i++) {
     value = value * 10 + (uint32_t)(s.at[i] - '0');
-    if (value > UINT16_MAX)
-      return "port out of range";
+    if (value > UINT16_MAX) return "port out of range";
   }
   *port = (uint16_t)value;
   return NULL;
@@ -81,16 +73,12 @@ static const char *read_port(struct slice s, uint16_t *port) {
 
 static const char *split(struct slice text, struct slice *host, uint16_t *port) {
   struct slice rest;
-  if (text.len == 0)
-    return "no address";
-  if (memchr(text.at, 0, text.len))
-    return "a NUL in it";
+  if (text.len == 0) return "no address";
+  if (memchr(text.at, 0, text.len)) return "a NUL in it";
   const char *wrong =
       text.at[0] == '[' ? split_bracketed(text, host, &rest) : split_plain(text, host, &rest);
-  if (!wrong)
-    wrong = read_port(rest, port);
-  if (!wrong && host->len >= ADDR_HOST_MAX)
-    wrong = "the host is too long";
+  if (!wrong) wrong = read_port(rest, port);
+  if (!wrong && host->len >= ADDR_HOST_MAX) wrong = "the host is too long";
   return wrong;
 }
 
@@ -98,8 +86,7 @@ int addr_split(const char *text, size_t len, char host[ADDR_HOST_MAX], uint16_t 
                const char **why) {
   struct slice found;
   *why = split((struct slice){text, len}, &found, port);
-  if (*why)
-    return ERR_INVAL;
+  if (*why) return ERR_INVAL;
   memcpy(host, found.at, found.len);
   host[found.len] = 0;
   return 0;
@@ -111,12 +98,10 @@ int addr_split(const char *text, size_t len, char host[ADDR_HOST_MAX], uint16_t 
 static bool read_scope(const char *text, uint32_t *scope) {
   uint64_t value = 0;
   size_t digits = strspn(text, "0123456789");
-  if (digits == 0 || text[digits])
-    return (*scope = if_nametoindex(text)) != 0;
+  if (digits == 0 || text[digits]) return (*scope = if_nametoindex(text)) != 0;
   for (size_t i = 0; i < digits; i++) {
     value = value * 10 + (uint64_t)(text[i] - '0');
-    if (value > UINT32_MAX)
-      return false;
+    if (value > UINT32_MAX) return false;
   }
   *scope = (uint32_t)value;
   return true;
@@ -133,14 +118,11 @@ static bool read_ip6(struct addr *a, const char *host) {
   struct in6_addr ip;
   uint32_t scope = 0;
   size_t len = strcspn(host, "%");
-  if (len >= sizeof text)
-    return false;
+  if (len >= sizeof text) return false;
   memcpy(text, host, len);
   text[len] = 0;
-  if (inet_pton(AF_INET6, text, &ip) != 1)
-    return false;
-  if (host[len] && !read_scope(host + len + 1, &scope))
-    return false;
+  if (inet_pton(AF_INET6, text, &ip) != 1) return false;
+  if (host[len] && !read_scope(host + len + 1, &scope)) return false;
   *a = (struct addr){.kind = ADDR_IP6, .scope = is_link_local(&ip) ? scope : 0};
   memcpy(a->ip, &ip, sizeof ip);
   return true;
@@ -148,16 +130,14 @@ static bool read_ip6(struct addr *a, const char *host) {
 
 static bool read_ip4(struct addr *a, const char *host) {
   struct in_addr ip;
-  if (inet_pton(AF_INET, host, &ip) != 1)
-    return false;
+  if (inet_pton(AF_INET, host, &ip) != 1) return false;
   *a = (struct addr){.kind = ADDR_IP4};
   memcpy(a->ip, &ip, sizeof ip);
   return true;
 }
 
 int addr_from_ip(struct addr *a, const char *host, uint16_t port) {
-  if (!read_ip4(a, host) && !read_ip6(a, host))
-    return ERR_INVAL;
+  if (!read_ip4(a, host) && !read_ip6(a, host)) return ERR_INVAL;
   a->port = port;
   return 0;
 }
@@ -167,14 +147,12 @@ int addr_from_ip(struct addr *a, const char *host, uint16_t port) {
 static size_t print_ip6(const struct addr *a, char *out) {
   inet_ntop(AF_INET6, a->ip, out, INET6_ADDRSTRLEN);
   size_t len = strlen(out);
-  if (a->scope)
-    len += (size_t)snprintf(out + len, ADDR_TEXT_MAX - len, "%%%u", a->scope);
+  if (a->scope) len += (size_t)snprintf(out + len, ADDR_TEXT_MAX - len, "%%%u", a->scope);
   return len;
 }
 
 size_t addr_print_host(const struct addr *a, char out[ADDR_TEXT_MAX]) {
-  if (a->kind == ADDR_IP6)
-    return print_ip6(a, out);
+  if (a->kind == ADDR_IP6) return print_ip6(a, out);
   if (a->kind == ADDR_IP4)
     inet_ntop(AF_INET, a->ip, out, INET_ADDRSTRLEN);
   else
@@ -184,8 +162,7 @@ size_t addr_print_host(const struct addr *a, char out[ADDR_TEXT_MAX]) {
 
 size_t addr_print(const struct addr *a, char out[ADDR_TEXT_MAX]) {
   size_t len = addr_print_host(a, out);
-  if (a->kind != ADDR_IP4 && a->kind != ADDR_IP6)
-    return len;
+  if (a->kind != ADDR_IP4 && a->kind != ADDR_IP6) return len;
   if (a->kind == ADDR_IP6) {
     memmove(out + 1, out, len);
     out[0] = '[';
@@ -213,10 +190,8 @@ static socklen_t to_sockaddr6(const struct addr *a, struct sockaddr_storage *out
 }
 
 socklen_t addr_to_sockaddr(const struct addr *a, struct sockaddr_storage *out) {
-  if (a->kind == ADDR_IP4)
-    return to_sockaddr4(a, out);
-  if (a->kind == ADDR_IP6)
-    return to_sockaddr6(a, out);
+  if (a->kind == ADDR_IP4) return to_sockaddr4(a, out);
+  if (a->kind == ADDR_IP6) return to_sockaddr6(a, out);
   return 0;
 }
 

@@ -13,8 +13,7 @@ enum { SMALLEST = 256 }; /* below this a queue would be moved at nearly every ap
 
 static void buf_move(struct buf *b, size_t to) {
   size_t len = buf_len(b);
-  if (len && to != b->head)
-    memmove(b->mem + to, b->mem + b->head, len);
+  if (len && to != b->head) memmove(b->mem + to, b->mem + b->head, len);
   b->head = to;
   b->tail = to + len;
 }
@@ -22,12 +21,9 @@ static void buf_move(struct buf *b, size_t to) {
 /* Twice what is there, within the bound, but enough for n more. 0: more than can be. */
 static size_t grown_cap(size_t len, size_t n, size_t most) {
   size_t twice = 2 * len;
-  if (n > PTRDIFF_MAX - len)
-    return 0;
-  if (twice < SMALLEST)
-    twice = SMALLEST;
-  if (twice > most)
-    twice = most;
+  if (n > PTRDIFF_MAX - len) return 0;
+  if (twice < SMALLEST) twice = SMALLEST;
+  if (twice > most) twice = most;
   return twice < len + n ? len + n : twice;
 }
 
@@ -37,34 +33,28 @@ static size_t grown_cap(size_t len, size_t n, size_t most) {
 static void buf_make_room(struct buf *b, size_t n, size_t most) {
   size_t cap = grown_cap(buf_len(b), n, most);
   buf_move(b, 0);
-  if (cap <= b->cap)
-    return;
+  if (cap <= b->cap) return;
   char *mem = realloc(b->mem, cap);
-  if (!mem)
-    return;
+  if (!mem) return;
   b->mem = mem;
   b->cap = cap;
 }
 
 char *buf_reserve(struct buf *b, size_t n, size_t most) {
-  if (buf_room(b) < n)
-    buf_make_room(b, n, most);
+  if (buf_room(b) < n) buf_make_room(b, n, most);
   return buf_room(b) < n ? NULL : b->mem + b->tail;
 }
 
 /* A reservation that came to nothing must not leave memory in an empty queue. */
 void buf_commit(struct buf *b, size_t n) {
   b->tail += n;
-  if (buf_len(b) == 0)
-    buf_fini(b);
+  if (buf_len(b) == 0) buf_fini(b);
 }
 
 int buf_append(struct buf *b, const void *data, size_t n) {
-  if (n == 0)
-    return 0;
+  if (n == 0) return 0;
   char *to = buf_reserve(b, n, SIZE_MAX);
-  if (!to)
-    return ERR_NOMEM;
+  if (!to) return ERR_NOMEM;
   memcpy(to, data, n);
   buf_commit(b, n);
   return 0;
@@ -73,18 +63,15 @@ int buf_append(struct buf *b, const void *data, size_t n) {
 /* Makes room before the first byte.  What is free beyond n is divided between both ends, so
  * that neither a row of prepends nor appends in between move everything each time. */
 static int buf_open_head(struct buf *b, size_t n) {
-  if (!buf_reserve(b, n, SIZE_MAX))
-    return ERR_NOMEM;
+  if (!buf_reserve(b, n, SIZE_MAX)) return ERR_NOMEM;
   size_t spare = b->cap - buf_len(b) - n;
   buf_move(b, n + spare / 2);
   return 0;
 }
 
 int buf_prepend(struct buf *b, const void *data, size_t n) {
-  if (n == 0)
-    return 0;
-  if (b->head < n && buf_open_head(b, n) != 0)
-    return ERR_NOMEM;
+  if (n == 0) return 0;
+  if (b->head < n && buf_open_head(b, n) != 0) return ERR_NOMEM;
   b->head -= n;
   memcpy(b->mem + b->head, data, n);
   return 0;

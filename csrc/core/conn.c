@@ -48,7 +48,7 @@ struct conn *conn_open(struct turn *t, struct link *l, const struct addr *peer) 
 
 void conn_drop(struct conn *c, enum conn_holder holder) {
   if (holder == CONN_OF_OWNER) conn_close(c);
-  c->holders &= (uint8_t)~(unsigned)holder;
+  c->holders &= (uint8_t) ~(unsigned)holder;
   if (c->holders) return;
   c->turn->conns--;
   timers_disarm(&c->turn->timers, &c->timer);
@@ -248,9 +248,7 @@ int conn_skip(struct conn *c, const struct framing *f) {
     c->skipping = r != 0;
     if (r == 0) conn_consume(c, m.cut.take);
     if (r != ERR_MSGSIZE) return r;
-    size_t n, keep = any.kind == FRAMING_DELIMITER ? any.delimiter_len - 1 : 0;
-    conn_input(c, &n);
-    conn_consume(c, n - keep);
+    conn_consume(c, any.max); /* no terminator begins in these */
   }
 }
 

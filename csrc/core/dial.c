@@ -70,6 +70,14 @@ static void begin(struct dial *d, const struct addr *list, int n) {
   try_next(d);
 }
 
+/* No host: this one, by either family. */
+static void begin_here(struct dial *d) {
+  struct addr here[2];
+  addr_from_ip(&here[0], "127.0.0.1", d->port);
+  addr_from_ip(&here[1], "::1", d->port);
+  begin(d, here, 2);
+}
+
 static void on_found(struct lookup *l, int code, const struct addr *list, int n) {
   struct dial *d = l->owner;
   d->looking = false;
@@ -94,7 +102,9 @@ void dial_start(struct dial *d, struct turn *t, const char *host, uint16_t port,
   *d = (struct dial){.turn = t, .port = port, .code = ERR_AGAIN, .has_from = from != NULL};
   t->dials++;
   if (from) d->from = *from;
-  if (addr_from_ip(&a, *host ? host : "127.0.0.1", port) == 0)
+  if (!*host)
+    begin_here(d);
+  else if (addr_from_ip(&a, host, port) == 0)
     begin(d, &a, 1);
   else
     look_up(d, host);

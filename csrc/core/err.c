@@ -41,15 +41,13 @@ static const struct entry unknown = {UV_UNKNOWN, "UNKNOWN", "unknown error"};
 
 static const struct entry *entry_in(const struct entry *list, size_t n, int code) {
   for (size_t i = 0; i < n; i++)
-    if (list[i].code == code)
-      return &list[i];
+    if (list[i].code == code) return &list[i];
   return NULL;
 }
 
 static const struct entry *entry_of(int code) {
   const struct entry *e = entry_in(ours, sizeof ours / sizeof *ours, code);
-  if (!e)
-    e = entry_in(theirs, sizeof theirs / sizeof *theirs, code);
+  if (!e) e = entry_in(theirs, sizeof theirs / sizeof *theirs, code);
   return e ? e : &unknown;
 }
 

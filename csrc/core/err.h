@@ -23,7 +23,7 @@ enum {
   ERR_PIPE = UV__EPIPE,
   ERR_RESET = UV__ECONNRESET,
   ERR_NOFAMILY = UV__EAFNOSUPPORT, /* this system has no such address family */
-  ERR_CLOSED = -5000, /* this side closed the object, or it is shutting down */
+  ERR_CLOSED = -5000,              /* this side closed the object, or it is shutting down */
   ERR_TLS = -5001,
   ERR_CERT = -5002,
   ERR_ERROR = -5003,   /* of join: the task died of a Lua error */

@@ -20,8 +20,7 @@ static inline int found(struct cut *cut, size_t at, size_t len, size_t take) {
 }
 
 static inline int not_yet(struct scan *s, size_t need, bool ended) {
-  if (ended)
-    return ERR_EOF;
+  if (ended) return ERR_EOF;
   s->need = need;
   return ERR_AGAIN;
 }
@@ -34,23 +33,20 @@ static int cut_raw(const struct framing *f, struct scan *s, size_t n, bool ended
 /* The end of the stream ends this message, even an empty one: like a file's "a", it never
  * fails for want of bytes. */
 static int cut_all(const struct framing *f, struct scan *s, size_t n, bool ended, struct cut *cut) {
-  if (n > f->max)
-    return ERR_MSGSIZE;
+  if (n > f->max) return ERR_MSGSIZE;
   return ended ? found(cut, 0, n, n) : not_yet(s, n + 1, false);
 }
 
 static int cut_fixed(const struct framing *f, struct scan *s, size_t n, bool ended,
                      struct cut *cut) {
-  if (f->count > f->max)
-    return ERR_MSGSIZE;
+  if (f->count > f->max) return ERR_MSGSIZE;
   return n >= f->count ? found(cut, 0, f->count, f->count) : not_yet(s, f->count, ended);
 }
 
 /* No terminator in n bytes: is what the end of the stream left a message? */
 static int cut_rest(const struct framing *f, struct scan *s, size_t n, bool ended,
                     struct cut *cut) {
-  if (!ended || !f->last || n == 0)
-    return not_yet(s, n + 1, ended);
+  if (!ended || !f->last || n == 0) return not_yet(s, n + 1, ended);
   return n > f->max ? ERR_MSGSIZE : found(cut, 0, n, n);
 }
 
@@ -73,8 +69,7 @@ static int cut_line(const struct framing *f, struct scan *s, const char *p, size
     size_t end = (size_t)(hit - p), len = line_text(p, end);
     return len > f->max ? ERR_MSGSIZE : found(cut, 0, f->keep ? end + 1 : len, end + 1);
   }
-  if (in > s->seen)
-    s->seen = line_text(p, in);
+  if (in > s->seen) s->seen = line_text(p, in);
   return line_text(p, in) > f->max ? ERR_MSGSIZE : cut_rest(f, s, n, ended, cut);
 }
 
@@ -104,14 +99,12 @@ static inline size_t field_at(const struct framing *f, unsigned i) {
 
 static uint64_t field_get(const struct framing *f, const char *p) {
   uint64_t v = 0;
-  for (unsigned i = f->size; i-- > 0;)
-    v = v << 8 | (unsigned char)p[field_at(f, i)];
+  for (unsigned i = f->size; i-- > 0;) v = v << 8 | (unsigned char)p[field_at(f, i)];
   return v;
 }
 
 static void field_put(const struct framing *f, char *p, uint64_t v) {
-  for (unsigned i = 0; i < f->size; i++, v >>= 8)
-    p[field_at(f, i)] = (char)(v & 0xff);
+  for (unsigned i = 0; i < f->size; i++, v >>= 8) p[field_at(f, i)] = (char)(v & 0xff);
 }
 
 static inline bool field_holds(const struct framing *f, uint64_t v) {
@@ -127,12 +120,10 @@ static inline bool field_bias(const struct framing *f, int64_t *bias) {
 /* What the value v announces -> *total. */
 static int wire_total(const struct framing *f, uint64_t v, size_t *total) {
   int64_t bias;
-  if (!field_bias(f, &bias))
-    return ERR_MSGSIZE;
+  if (!field_bias(f, &bias)) return ERR_MSGSIZE;
   if (__builtin_add_overflow(v, bias, total))
     return bias < 0 && v < 0 - (uint64_t)bias ? ERR_PROTO : ERR_MSGSIZE;
-  if (*total < header_len(f) || *total < f->strip)
-    return ERR_PROTO;
+  if (*total < header_len(f) || *total < f->strip) return ERR_PROTO;
   return *total - f->strip > f->max ? ERR_MSGSIZE : 0;
 }
 
@@ -147,11 +138,9 @@ static int wire_value(const struct framing *f, size_t total, uint64_t *v) {
 static int cut_length(const struct framing *f, struct scan *s, const char *p, size_t n, bool ended,
                       struct cut *cut) {
   size_t header = header_len(f), total;
-  if (n < header)
-    return not_yet(s, header, ended);
+  if (n < header) return not_yet(s, header, ended);
   int r = wire_total(f, field_get(f, p), &total);
-  if (r)
-    return r;
+  if (r) return r;
   return n >= total ? found(cut, f->strip, total - f->strip, total) : not_yet(s, total, ended);
 }
 
@@ -181,8 +170,7 @@ static const char *appended(const struct framing *f, const char *data, size_t n,
   bool line = f->kind == FRAMING_LINE;
   const char *end = line ? "\n" : f->delimiter;
   *len = line ? 1 : f->kind == FRAMING_DELIMITER ? f->delimiter_len : 0;
-  if (f->keep && *len && n >= *len && memcmp(data + n - *len, end, *len) == 0)
-    *len = 0;
+  if (f->keep && *len && n >= *len && memcmp(data + n - *len, end, *len) == 0) *len = 0;
   return end;
 }
 
@@ -190,8 +178,7 @@ static int size_line(const struct framing *f, const char *data, size_t n, size_t
   size_t added;
   appended(f, data, n, &added);
   size_t end = added ? n : n - 1; /* where the \n is or will be */
-  if (end && memchr(data, '\n', end))
-    return ERR_PROTO;
+  if (end && memchr(data, '\n', end)) return ERR_PROTO;
   *total = n + added;
   return line_text(data, end) > f->max ? ERR_MSGSIZE : 0;
 }
@@ -203,8 +190,7 @@ static bool joins_early(const struct framing *f, const char *data, size_t n) {
   const char *d = f->delimiter;
   size_t k = f->delimiter_len;
   for (size_t j = smaller(n, k - 1); j > 0; j--)
-    if (memcmp(d, d + j, k - j) == 0 && memcmp(data + n - j, d, j) == 0)
-      return true;
+    if (memcmp(d, d + j, k - j) == 0 && memcmp(data + n - j, d, j) == 0) return true;
   return false;
 }
 
@@ -213,8 +199,7 @@ static int size_delimiter(const struct framing *f, const char *data, size_t n, s
   appended(f, data, n, &added);
   const char *hit = n >= k ? memmem(data, n, f->delimiter, k) : NULL;
   size_t end = added ? n : n - k; /* where the delimiter is or will be */
-  if (hit ? added || (size_t)(hit - data) != end : joins_early(f, data, n))
-    return ERR_PROTO;
+  if (hit ? added || (size_t)(hit - data) != end : joins_early(f, data, n)) return ERR_PROTO;
   *total = n + added;
   return end > f->max ? ERR_MSGSIZE : 0;
 }
@@ -223,10 +208,8 @@ static int size_delimiter(const struct framing *f, const char *data, size_t n, s
  * over them where it belongs. */
 static int size_length(const struct framing *f, size_t n, size_t *total) {
   uint64_t v;
-  if (n > f->max || __builtin_add_overflow(n, (size_t)f->strip, total))
-    return ERR_MSGSIZE;
-  if (*total < header_len(f))
-    return ERR_PROTO;
+  if (n > f->max || __builtin_add_overflow(n, (size_t)f->strip, total)) return ERR_MSGSIZE;
+  if (*total < header_len(f)) return ERR_PROTO;
   return wire_value(f, *total, &v);
 }
 
@@ -236,21 +219,16 @@ static inline size_t head_room(const struct framing *f) {
 
 int framing_size(const struct framing *f, const char *data, size_t n, size_t head_len,
                  size_t *total) {
-  if (head_len && head_len != head_room(f))
-    return ERR_PROTO;
-  if (f->kind == FRAMING_LINE)
-    return size_line(f, data, n, total);
-  if (f->kind == FRAMING_DELIMITER)
-    return size_delimiter(f, data, n, total);
-  if (f->kind == FRAMING_LENGTH)
-    return size_length(f, n, total);
+  if (head_len && head_len != head_room(f)) return ERR_PROTO;
+  if (f->kind == FRAMING_LINE) return size_line(f, data, n, total);
+  if (f->kind == FRAMING_DELIMITER) return size_delimiter(f, data, n, total);
+  if (f->kind == FRAMING_LENGTH) return size_length(f, n, total);
   *total = n;
   return n > f->max || (f->kind == FRAMING_FIXED && n != f->count) ? ERR_MSGSIZE : 0;
 }
 
 static char *put(char *out, const char *data, size_t n) {
-  if (n)
-    memcpy(out, data, n);
+  if (n) memcpy(out, data, n);
   return out + n;
 }
 
@@ -258,8 +236,7 @@ static void encode_length(const struct framing *f, const char *data, size_t n, c
                           char *out) {
   uint64_t v = 0;
   memset(out, 0, f->strip);
-  if (head)
-    put(out, head, head_room(f));
+  if (head) put(out, head, head_room(f));
   put(out + f->strip, data, n);
   wire_value(f, f->strip + n, &v);
   field_put(f, out, v);

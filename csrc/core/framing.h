@@ -23,18 +23,18 @@ enum framing_kind {
 
 struct framing {
   uint8_t kind;
-  bool keep;                /* LINE, DELIMITER: the terminator is part of the message */
-  bool last;                /* LINE, DELIMITER: at the end of the stream what is left (>= 1
-                               byte) is a message too */
-  bool little;              /* LENGTH: byte order of the field */
-  bool includes_header;     /* LENGTH: the value counts the header too */
-  uint8_t size;             /* LENGTH: bytes of the field: 1, 2, 3, 4, 8 */
-  uint32_t offset;          /* LENGTH: bytes before the field */
-  uint32_t strip;           /* LENGTH: leading bytes that are not part of the message */
-  int64_t adjust;           /* LENGTH: added to the value */
-  size_t count;             /* FIXED */
-  size_t max;               /* limit of a message, terminator and stripped bytes not counted */
-  const char *delimiter;    /* DELIMITER: borrowed, outlives the framing; length >= 1 */
+  bool keep;             /* LINE, DELIMITER: the terminator is part of the message */
+  bool last;             /* LINE, DELIMITER: at the end of the stream what is left (>= 1
+                            byte) is a message too */
+  bool little;           /* LENGTH: byte order of the field */
+  bool includes_header;  /* LENGTH: the value counts the header too */
+  uint8_t size;          /* LENGTH: bytes of the field: 1, 2, 3, 4, 8 */
+  uint32_t offset;       /* LENGTH: bytes before the field */
+  uint32_t strip;        /* LENGTH: leading bytes that are not part of the message */
+  int64_t adjust;        /* LENGTH: added to the value */
+  size_t count;          /* FIXED */
+  size_t max;            /* limit of a message, terminator and stripped bytes not counted */
+  const char *delimiter; /* DELIMITER: borrowed, outlives the framing; length >= 1 */
   size_t delimiter_len;
 };
 

@@ -40,8 +40,7 @@ static unsigned ready_now(const struct pipe_end *e) {
 }
 
 static void report_if_ready(struct pipe_end *e) {
-  if (e->wanted && ready_now(e))
-    world_post(e->world, &e->post);
+  if (e->wanted && ready_now(e)) world_post(e->world, &e->post);
 }
 
 static void drop_pieces(struct pipe_end *e) {
@@ -53,8 +52,7 @@ static void drop_pieces(struct pipe_end *e) {
 }
 
 static void finish(struct pipe_end *e) {
-  if (e->link.closed)
-    e->link.closed(&e->link);
+  if (e->link.closed) e->link.closed(&e->link);
   e->world->pipes--;
   free(e);
 }
@@ -67,8 +65,7 @@ static void on_post(struct post *p) {
     return;
   }
   unsigned events = ready_now(e);
-  if (!events)
-    return;
+  if (!events) return;
   e->link.ready(&e->link, events);
   report_if_ready(e);
 }
@@ -90,8 +87,7 @@ static void piece_consume(struct pipe_end *e, size_t n) {
   struct piece *p = e->first;
   p->at += n;
   e->held -= n;
-  if (p->at < p->len)
-    return;
+  if (p->at < p->len) return;
   e->first = p->next;
   free(p);
 }
@@ -99,34 +95,28 @@ static void piece_consume(struct pipe_end *e, size_t n) {
 static ptrdiff_t pipe_read(struct link *l, void *to, size_t n) {
   struct pipe_end *e = end_of(l);
   struct piece *p = e->first;
-  if (!p)
-    return e->in_end == ERR_EOF ? 0 : e->in_end ? e->in_end : ERR_AGAIN;
-  if (n > p->len - p->at)
-    n = p->len - p->at;
+  if (!p) return e->in_end == ERR_EOF ? 0 : e->in_end ? e->in_end : ERR_AGAIN;
+  if (n > p->len - p->at) n = p->len - p->at;
   memcpy(to, p->bytes + p->at, n);
   piece_consume(e, n);
-  if (e->peer)
-    report_if_ready(e->peer);
+  if (e->peer) report_if_ready(e->peer);
   return (ptrdiff_t)n;
 }
 
 static size_t total_of(const struct iovec *v, int count) {
   size_t n = 0;
-  for (int i = 0; i < count; i++)
-    n += v[i].iov_len;
+  for (int i = 0; i < count; i++) n += v[i].iov_len;
   return n;
 }
 
 /* The first n bytes of the vector. */
 static struct piece *piece_new(const struct iovec *v, size_t n) {
   struct piece *p = malloc(sizeof *p + n);
-  if (!p)
-    return NULL;
+  if (!p) return NULL;
   *p = (struct piece){.len = n};
   for (size_t at = 0; at < n; v++) {
     size_t part = v->iov_len < n - at ? v->iov_len : n - at;
-    if (part)
-      memcpy(p->bytes + at, v->iov_base, part);
+    if (part) memcpy(p->bytes + at, v->iov_base, part);
     at += part;
   }
   return p;
@@ -143,16 +133,12 @@ static void piece_append(struct pipe_end *e, struct piece *p) {
 
 static ptrdiff_t pipe_write(struct link *l, const struct iovec *v, int count) {
   struct pipe_end *e = end_of(l);
-  if (e->out_end)
-    return e->out_end;
+  if (e->out_end) return e->out_end;
   size_t n = total_of(v, count), room = PIPE_CAPACITY - e->peer->held;
-  if (room == 0)
-    return ERR_AGAIN;
-  if (n > room)
-    n = room;
+  if (room == 0) return ERR_AGAIN;
+  if (n > room) n = room;
   struct piece *p = piece_new(v, n);
-  if (!p)
-    return ERR_NOMEM;
+  if (!p) return ERR_NOMEM;
   piece_append(e->peer, p);
   report_if_ready(e->peer);
   return (ptrdiff_t)n;
@@ -162,15 +148,13 @@ static ptrdiff_t pipe_write(struct link *l, const struct iovec *v, int count) {
 
 /* The first end stays, as on a socket: a reset behind an orderly end is not seen by a reader. */
 static void end_input(struct pipe_end *e, int why) {
-  if (!e->in_end)
-    e->in_end = why;
+  if (!e->in_end) e->in_end = why;
   report_if_ready(e);
 }
 
 static int pipe_shut(struct link *l) {
   struct pipe_end *e = end_of(l);
-  if (e->out_end)
-    return e->out_end == ERR_RESET ? ERR_RESET : 0;
+  if (e->out_end) return e->out_end == ERR_RESET ? ERR_RESET : 0;
   e->out_end = ERR_PIPE;
   end_input(e->peer, ERR_EOF);
   return 0;
@@ -184,11 +168,9 @@ static bool pipe_settled(struct link *l) {
 static void leave_peer(struct pipe_end *e, bool reset) {
   struct pipe_end *peer = e->peer;
   e->peer = NULL;
-  if (!peer)
-    return;
+  if (!peer) return;
   peer->peer = NULL;
-  if (!peer->out_end)
-    peer->out_end = reset ? ERR_RESET : ERR_PIPE;
+  if (!peer->out_end) peer->out_end = reset ? ERR_RESET : ERR_PIPE;
   end_input(peer, reset ? ERR_RESET : ERR_EOF);
 }
 
@@ -212,8 +194,7 @@ static int pipe_name(struct link *l, bool peer, struct addr *a) {
 
 static int pipe_option(struct link *l, enum link_option what, bool set, int *value) {
   (void)l;
-  if (what != LINK_FD || set)
-    return ERR_INVAL;
+  if (what != LINK_FD || set) return ERR_INVAL;
   *value = -1;
   return 0;
 }

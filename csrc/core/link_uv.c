@@ -39,8 +39,7 @@ static int connect_code(int error) { return error == EAGAIN ? UV_EADDRNOTAVAIL :
 static void finish_connect(struct link_uv *u) {
   int error = 0;
   socklen_t len = sizeof error;
-  if (getsockopt(u->fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0)
-    error = errno;
+  if (getsockopt(u->fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0) error = errno;
   u->phase = error ? FAILED : UP;
   u->failure = connect_code(error);
 }
@@ -61,18 +60,14 @@ static void arm(struct link_uv *u) {
 static void on_poll(uv_poll_t *handle, int status, int events) {
   struct link_uv *u = handle->data;
   unsigned seen = status < 0 ? u->wanted : (unsigned)events & u->wanted;
-  if (status < 0)
-    arm(u);
-  if (u->phase == CONNECTING)
-    finish_connect(u);
-  if (seen)
-    u->link.ready(&u->link, seen);
+  if (status < 0) arm(u);
+  if (u->phase == CONNECTING) finish_connect(u);
+  if (seen) u->link.ready(&u->link, seen);
 }
 
 static void link_uv_want(struct link *l, unsigned events) {
   struct link_uv *u = uv_of(l);
-  if (u->wanted == events)
-    return;
+  if (u->wanted == events) return;
   u->wanted = (uint8_t)events;
   arm(u);
 }
@@ -81,8 +76,7 @@ static void link_uv_want(struct link *l, unsigned events) {
 
 static int link_uv_state(struct link *l) {
   struct link_uv *u = uv_of(l);
-  if (u->phase == UP)
-    return 0;
+  if (u->phase == UP) return 0;
   return u->phase == FAILED ? u->failure : ERR_AGAIN;
 }
 
@@ -94,20 +88,14 @@ static ptrdiff_t read_end(struct link_uv *u) { return u->end == ERR_EOF ? 0 : u-
 static ptrdiff_t link_uv_read(struct link *l, void *to, size_t n) {
   struct link_uv *u = uv_of(l);
   ssize_t r;
-  if (u->phase != UP)
-    return link_uv_state(l);
-  if (u->end)
-    return read_end(u);
-  do
-    r = recv(u->fd, to, n, 0);
+  if (u->phase != UP) return link_uv_state(l);
+  if (u->end) return read_end(u);
+  do r = recv(u->fd, to, n, 0);
   while (r < 0 && errno == EINTR);
-  if (r > 0)
-    return r;
-  if (r < 0 && errno == EAGAIN)
-    return ERR_AGAIN;
+  if (r > 0) return r;
+  if (r < 0 && errno == EAGAIN) return ERR_AGAIN;
   /* An error that a write was told already looks like an orderly end from here. */
-  if (r < 0 && !u->failure)
-    u->failure = stream_code(errno);
+  if (r < 0 && !u->failure) u->failure = stream_code(errno);
   u->end = u->failure ? u->failure : ERR_EOF;
   return read_end(u);
 }
@@ -116,20 +104,14 @@ static ptrdiff_t link_uv_write(struct link *l, const struct iovec *v, int count)
   struct link_uv *u = uv_of(l);
   struct msghdr m = {.msg_iov = (struct iovec *)v};
   ssize_t r;
-  if (u->phase != UP)
-    return link_uv_state(l);
-  if (u->failure)
-    return u->failure;
+  if (u->phase != UP) return link_uv_state(l);
+  if (u->failure) return u->failure;
   m.msg_iovlen = (size_t)(count < IOV_MAX ? count : IOV_MAX);
-  do
-    r = sendmsg(u->fd, &m, PLATFORM_SEND_FLAGS);
+  do r = sendmsg(u->fd, &m, PLATFORM_SEND_FLAGS);
   while (r < 0 && errno == EINTR);
-  if (r >= 0)
-    return r;
-  if (errno == EAGAIN)
-    return ERR_AGAIN;
-  if (errno == EPIPE)
-    return ERR_PIPE;
+  if (r >= 0) return r;
+  if (errno == EAGAIN) return ERR_AGAIN;
+  if (errno == EPIPE) return ERR_PIPE;
   return u->failure = stream_code(errno);
 }
 
@@ -138,10 +120,8 @@ static ptrdiff_t link_uv_write(struct link *l, const struct iovec *v, int count)
 /* ENOTCONN: the connection broke, unseen so far.  The end did not reach the peer. */
 static int link_uv_shut(struct link *l) {
   struct link_uv *u = uv_of(l);
-  if (shutdown(u->fd, SHUT_WR) == 0)
-    return 0;
-  if (errno == ENOTCONN)
-    return u->failure ? u->failure : ERR_PIPE;
+  if (shutdown(u->fd, SHUT_WR) == 0) return 0;
+  if (errno == ENOTCONN) return u->failure ? u->failure : ERR_PIPE;
   return -errno;
 }
 
@@ -154,8 +134,7 @@ static int set_linger(int fd, bool on, int seconds) {
 
 static void on_close(uv_handle_t *handle) {
   struct link_uv *u = handle->data;
-  if (u->link.closed)
-    u->link.closed(&u->link);
+  if (u->link.closed) u->link.closed(&u->link);
   --*u->census;
   free(u);
 }
@@ -164,8 +143,7 @@ static void on_close(uv_handle_t *handle) {
  * link has done its own waiting. */
 static void link_uv_close(struct link *l, bool reset) {
   struct link_uv *u = uv_of(l);
-  if (reset || u->lingers)
-    set_linger(u->fd, reset, 0);
+  if (reset || u->lingers) set_linger(u->fd, reset, 0);
   u->wanted = 0;
   uv_close((uv_handle_t *)&u->poll, on_close);
   close(u->fd);
@@ -179,8 +157,7 @@ static int link_uv_name(struct link *l, bool peer, struct addr *a) {
   socklen_t len = sizeof sa;
   int fd = uv_of(l)->fd;
   int r = (peer ? getpeername : getsockname)(fd, (struct sockaddr *)&sa, &len);
-  if (r != 0)
-    return -errno;
+  if (r != 0) return -errno;
   addr_from_sockaddr(a, (struct sockaddr *)&sa);
   return 0;
 }
@@ -192,8 +169,7 @@ static int option_linger(struct link_uv *u, bool set, int *value) {
     u->lingers = *value > 0;
     return set_linger(u->fd, *value >= 0, *value < 0 ? 0 : *value);
   }
-  if (getsockopt(u->fd, SOL_SOCKET, SO_LINGER, &how, &len) != 0)
-    return -errno;
+  if (getsockopt(u->fd, SOL_SOCKET, SO_LINGER, &how, &len) != 0) return -errno;
   *value = how.l_onoff ? how.l_linger : -1;
   return 0;
 }
@@ -227,18 +203,14 @@ static int option_plain(struct link *l, enum link_option what, bool set, int *va
   int fd = uv_of(l)->fd;
   int r = set ? setsockopt(fd, o.level, o.name, value, len)
               : getsockopt(fd, o.level, o.name, value, &len);
-  if (r == 0)
-    return 0;
+  if (r == 0) return 0;
   return errno == EOPNOTSUPP || errno == ENOPROTOOPT ? ERR_INVAL : -errno;
 }
 
 static int link_uv_option(struct link *l, enum link_option what, bool set, int *value) {
-  if (what == LINK_LINGER)
-    return option_linger(uv_of(l), set, value);
-  if (what != LINK_FD)
-    return option_plain(l, what, set, value);
-  if (set)
-    return ERR_INVAL;
+  if (what == LINK_LINGER) return option_linger(uv_of(l), set, value);
+  if (what != LINK_FD) return option_plain(l, what, set, value);
+  if (set) return ERR_INVAL;
   *value = uv_of(l)->fd;
   return 0;
 }

@@ -27,8 +27,7 @@ bool platform_unsent(int fd) {
 
 /* Not atomic: a fork between the two calls hands the descriptor to the child. */
 static int prepare(int fd) {
-  if (fd < 0)
-    return fd;
+  if (fd < 0) return fd;
 #ifdef SO_NOSIGPIPE
   int on = 1;
   setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);

@@ -39,8 +39,7 @@ struct resolver {
 static struct request *request_new(const char *host, struct lookup *l) {
   size_t len = strlen(host) + 1;
   struct request *q = calloc(1, sizeof *q + len);
-  if (!q)
-    return NULL;
+  if (!q) return NULL;
   memcpy(q->host, host, len);
   q->lookup = l;
   l->request = q;
@@ -63,27 +62,23 @@ static void requests_push(struct requests *qs, struct request *q) {
 
 static struct request *requests_pop(struct requests *qs) {
   struct request *q = qs->first;
-  if (q)
-    qs->first = q->next;
+  if (q) qs->first = q->next;
   return q;
 }
 
 static bool requests_remove(struct requests *qs, struct request *q) {
   struct request *before = NULL;
   for (struct request *at = qs->first; at; before = at, at = at->next) {
-    if (at != q)
-      continue;
+    if (at != q) continue;
     *(before ? &before->next : &qs->first) = q->next;
-    if (qs->last == q)
-      qs->last = before;
+    if (qs->last == q) qs->last = before;
     return true;
   }
   return false;
 }
 
 static void requests_free(struct requests *qs) {
-  for (struct request *q; (q = requests_pop(qs));)
-    request_free(q);
+  for (struct request *q; (q = requests_pop(qs));) request_free(q);
 }
 
 /* ---- asking the system ----------------------------------------------------------- */
@@ -116,22 +111,19 @@ static bool is_listed(const struct request *q, const struct addr *a) {
 
 static int count_answers(const struct addrinfo *info) {
   int n = 0;
-  for (; info && n < RESOLVE_ADDRESSES; info = info->ai_next)
-    n++;
+  for (; info && n < RESOLVE_ADDRESSES; info = info->ai_next) n++;
   return n;
 }
 
 static int collect(struct request *q, const struct addrinfo *info) {
   int most = count_answers(info);
   q->list = calloc((size_t)most, sizeof *q->list);
-  if (!q->list)
-    return ERR_NOMEM;
+  if (!q->list) return ERR_NOMEM;
   for (; info && q->n < most; info = info->ai_next) {
     struct addr a = {.kind = ADDR_NONE};
     addr_from_sockaddr(&a, info->ai_addr);
     a.port = 0;
-    if (a.kind != ADDR_NONE && !is_listed(q, &a))
-      q->list[q->n++] = a;
+    if (a.kind != ADDR_NONE && !is_listed(q, &a)) q->list[q->n++] = a;
   }
   return q->n ? 0 : ERR_NOTFOUND;
 }
@@ -143,8 +135,7 @@ static void look_up(struct request *q) {
   errno = 0;
   int r = getaddrinfo(q->host, NULL, &hints, &info);
   q->code = r ? answer_code(r, errno) : collect(q, info);
-  if (r == 0)
-    freeaddrinfo(info);
+  if (r == 0) freeaddrinfo(info);
 }
 
 /* ---- threads --------------------------------------------------------------------- */
@@ -160,8 +151,7 @@ static void resolver_free(struct resolver *r) {
 static void leave(struct resolver *r) {
   bool last = --r->holders == 0;
   pthread_mutex_unlock(&r->lock);
-  if (last)
-    resolver_free(r);
+  if (last) resolver_free(r);
 }
 
 /* The handle is the loop's: it is touched only behind the lock and before the end. */
@@ -173,8 +163,7 @@ static void *work(void *arg) {
     look_up(q);
     pthread_mutex_lock(&r->lock);
     requests_push(&r->answers, q);
-    if (!r->closed)
-      uv_async_send(&r->answered);
+    if (!r->closed) uv_async_send(&r->answered);
   }
   r->threads--;
   leave(r);
@@ -185,8 +174,7 @@ static int thread_create(void *(*run)(void *), void *arg) {
   pthread_attr_t attr;
   pthread_t id;
   int r = pthread_attr_init(&attr);
-  if (r)
-    return r;
+  if (r) return r;
   pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
   pthread_attr_setstacksize(&attr, RESOLVE_STACK);
   r = pthread_create(&id, &attr, run, arg);
@@ -207,10 +195,8 @@ static int thread_create_quiet(void *(*run)(void *), void *arg) {
 /* Called with the lock held: a thread that is there sees the queue before it ends.  So one
  * that cannot be had is a failure only if there is none. */
 static int want_thread(struct resolver *r) {
-  if (r->threads == RESOLVE_THREADS)
-    return 0;
-  if (thread_create_quiet(work, r) != 0)
-    return r->threads ? 0 : ERR_NOMEM;
+  if (r->threads == RESOLVE_THREADS) return 0;
+  if (thread_create_quiet(work, r) != 0) return r->threads ? 0 : ERR_NOMEM;
   r->threads++;
   r->holders++;
   return 0;
@@ -220,8 +206,7 @@ static int want_thread(struct resolver *r) {
 
 static void settle(struct resolver *r, struct lookup *l) {
   l->request = NULL;
-  if (--r->pending == 0)
-    uv_unref((uv_handle_t *)&r->answered);
+  if (--r->pending == 0) uv_unref((uv_handle_t *)&r->answered);
 }
 
 static void deliver(struct resolver *r, struct request *q) {
@@ -240,40 +225,34 @@ static void on_answered(uv_async_t *handle) {
   struct requests ready = r->answers;
   r->answers = (struct requests){NULL, NULL};
   pthread_mutex_unlock(&r->lock);
-  for (struct request *q; (q = requests_pop(&ready));)
-    deliver(r, q);
+  for (struct request *q; (q = requests_pop(&ready));) deliver(r, q);
 }
 
 int resolver_ask(struct resolver *r, const char *host, struct lookup *l) {
   struct request *q = request_new(host, l);
-  if (!q)
-    return ERR_NOMEM;
+  if (!q) return ERR_NOMEM;
   pthread_mutex_lock(&r->lock);
   int failed = want_thread(r);
-  if (!failed)
-    requests_push(&r->queue, q);
+  if (!failed) requests_push(&r->queue, q);
   pthread_mutex_unlock(&r->lock);
   if (failed) {
     l->request = NULL;
     request_free(q);
     return failed;
   }
-  if (r->pending++ == 0)
-    uv_ref((uv_handle_t *)&r->answered);
+  if (r->pending++ == 0) uv_ref((uv_handle_t *)&r->answered);
   return 0;
 }
 
 void resolver_drop(struct resolver *r, struct lookup *l) {
   struct request *q = l->request;
-  if (!q)
-    return;
+  if (!q) return;
   settle(r, l);
   q->lookup = NULL;
   pthread_mutex_lock(&r->lock);
   bool unseen = requests_remove(&r->queue, q);
   pthread_mutex_unlock(&r->lock);
-  if (unseen)
-    request_free(q);
+  if (unseen) request_free(q);
 }
 
 unsigned resolver_pending(const struct resolver *r) { return r->pending; }

@@ -20,7 +20,7 @@ struct server {
   struct addr at;
   void (*on_ready)(struct server *);
   void *owner;
-  bool ready;     /* the system may have connections for us */
+  bool ready; /* the system may have connections for us */
 };
 
 /* 0 or a code. Every port that was 0 is known afterwards. */

@@ -25,8 +25,7 @@ static void heap_put(struct timers *ts, size_t i, struct timer *t) {
 static size_t sift_up(struct timers *ts, size_t i, const struct timer *t) {
   while (i > 0) {
     size_t parent = (i - 1) / 2;
-    if (!fires_before(t, ts->heap[parent]))
-      break;
+    if (!fires_before(t, ts->heap[parent])) break;
     heap_put(ts, i, ts->heap[parent]);
     i = parent;
   }
@@ -37,12 +36,9 @@ static size_t sift_up(struct timers *ts, size_t i, const struct timer *t) {
 static size_t sift_down(struct timers *ts, size_t i, const struct timer *t) {
   for (;;) {
     size_t child = 2 * i + 1;
-    if (child >= ts->n)
-      break;
-    if (child + 1 < ts->n && fires_before(ts->heap[child + 1], ts->heap[child]))
-      child++;
-    if (!fires_before(ts->heap[child], t))
-      break;
+    if (child >= ts->n) break;
+    if (child + 1 < ts->n && fires_before(ts->heap[child + 1], ts->heap[child])) child++;
+    if (!fires_before(ts->heap[child], t)) break;
     heap_put(ts, i, ts->heap[child]);
     i = child;
   }
@@ -57,11 +53,9 @@ static void heap_settle(struct timers *ts, size_t i, struct timer *t) {
 
 static int heap_grow(struct timers *ts) {
   size_t cap = ts->cap ? 2 * ts->cap : FIRST_CAP;
-  if (cap > PTRDIFF_MAX / sizeof *ts->heap)
-    return ERR_NOMEM;
+  if (cap > PTRDIFF_MAX / sizeof *ts->heap) return ERR_NOMEM;
   struct timer **heap = realloc(ts->heap, cap * sizeof *heap);
-  if (!heap)
-    return ERR_NOMEM;
+  if (!heap) return ERR_NOMEM;
   ts->heap = heap;
   ts->cap = cap;
   return 0;
@@ -69,8 +63,7 @@ static int heap_grow(struct timers *ts) {
 
 int timers_arm(struct timers *ts, struct timer *t, double due) {
   if (!timer_armed(t)) {
-    if (ts->n == ts->cap && heap_grow(ts) != 0)
-      return ERR_NOMEM;
+    if (ts->n == ts->cap && heap_grow(ts) != 0) return ERR_NOMEM;
     t->at = ++ts->n;
   }
   t->due = due;
@@ -80,28 +73,24 @@ int timers_arm(struct timers *ts, struct timer *t, double due) {
 }
 
 void timers_disarm(struct timers *ts, struct timer *t) {
-  if (!timer_armed(t))
-    return;
+  if (!timer_armed(t)) return;
   size_t hole = t->at - 1;
   struct timer *last = ts->heap[--ts->n];
   t->at = 0;
-  if (last != t)
-    heap_settle(ts, hole, last);
+  if (last != t) heap_settle(ts, hole, last);
 }
 
 double timers_next(const struct timers *ts) { return ts->n ? ts->heap[0]->due : INFINITY; }
 
 struct timer *timers_pop(struct timers *ts, double now) {
-  if (ts->n == 0 || ts->heap[0]->due > now)
-    return NULL;
+  if (ts->n == 0 || ts->heap[0]->due > now) return NULL;
   struct timer *t = ts->heap[0];
   timers_disarm(ts, t);
   return t;
 }
 
 void timers_fini(struct timers *ts) {
-  for (size_t i = 0; i < ts->n; i++)
-    ts->heap[i]->at = 0;
+  for (size_t i = 0; i < ts->n; i++) ts->heap[i]->at = 0;
   free(ts->heap);
   *ts = (struct timers){0};
 }

@@ -72,12 +72,13 @@ static void make_visits(struct turn *t) {
   for (struct conn *c; (c = conn_next_visit(t));) conn_visit(c);
 }
 
-void turn_step(struct turn *t, bool may_sleep) {
+bool turn_step(struct turn *t, bool may_sleep) {
   bool busy = t->ready.first || t->first_visit || !may_sleep;
-  t->world->ops->poll(t->world, busy ? -INFINITY : timers_next(&t->timers));
+  bool open = t->world->ops->poll(t->world, busy ? -INFINITY : timers_next(&t->timers));
   fire_timers(t);
   run_generation(t);
   make_visits(t);
+  return open || busy;
 }
 
 /* A turn without jobs: the state that they belong to is going away. */

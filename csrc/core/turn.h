@@ -79,8 +79,8 @@ void turn_fini(struct turn *t, double seconds);
 
 double turn_now(struct turn *t);
 
-/* One turn. may_sleep = false only looks. */
-void turn_step(struct turn *t, bool may_sleep);
+/* One turn. may_sleep = false only looks.  false: it would have slept for ever, and did not. */
+bool turn_step(struct turn *t, bool may_sleep);
 /* Can anything still happen, here or from outside? */
 bool turn_alive(const struct turn *t);
 

@@ -4,8 +4,7 @@
 #include <stddef.h>
 
 void world_post(struct world *w, struct post *p) {
-  if (p->queued)
-    return;
+  if (p->queued) return;
   p->queued = true;
   p->next = NULL;
   p->prev = w->last_post;
@@ -17,8 +16,7 @@ void world_post(struct world *w, struct post *p) {
 }
 
 void world_unpost(struct world *w, struct post *p) {
-  if (!p->queued)
-    return;
+  if (!p->queued) return;
   p->queued = false;
   if (p->prev)
     p->prev->next = p->next;
@@ -32,8 +30,7 @@ void world_unpost(struct world *w, struct post *p) {
 
 /* A marker stands behind what was posted before, so that a run may post and unpost freely. */
 bool world_run_posts(struct world *w) {
-  if (!w->first_post)
-    return false;
+  if (!w->first_post) return false;
   struct post *end = &w->post_mark;
   world_post(w, end);
   for (struct post *p; (p = w->first_post) != end;) {

@@ -74,8 +74,7 @@ static bool world_uv_poll(struct world *base, double until) {
     uv_run(&w->loop, UV_RUN_NOWAIT);
     return true;
   }
-  if (isinf(until) && !uv_loop_alive(&w->loop))
-    return false;
+  if (isinf(until) && !uv_loop_alive(&w->loop)) return false;
   wait_until(w, until);
   return true;
 }
@@ -90,8 +89,7 @@ static int set_flag(int fd, int level, int name, bool on) {
 /* EINTR does not stop a connect. */
 static int start_connect(int fd, const struct sockaddr *to, socklen_t len, bool *connecting) {
   *connecting = connect(fd, to, len) != 0;
-  if (!*connecting || errno == EINPROGRESS || errno == EINTR)
-    return 0;
+  if (!*connecting || errno == EINPROGRESS || errno == EINTR) return 0;
   return errno == EAGAIN ? UV_EADDRNOTAVAIL : -errno; /* EAGAIN: no local port is free */
 }
 
@@ -99,10 +97,8 @@ static int start_connect(int fd, const struct sockaddr *to, socklen_t len, bool 
 static int bind_from(int fd, const struct addr *from) {
   struct sockaddr_storage sa;
   socklen_t len = addr_to_sockaddr(from, &sa);
-  if (len == 0)
-    return ERR_INVAL;
-  if (from->port != 0)
-    set_flag(fd, SOL_SOCKET, SO_REUSEADDR, true);
+  if (len == 0) return ERR_INVAL;
+  if (from->port != 0) set_flag(fd, SOL_SOCKET, SO_REUSEADDR, true);
   return bind(fd, (struct sockaddr *)&sa, len) == 0 ? 0 : -errno;
 }
 
@@ -112,14 +108,11 @@ static int world_uv_dial(struct world *base, const struct addr *to, const struct
   struct sockaddr_storage sa;
   socklen_t len = addr_to_sockaddr(to, &sa);
   bool connecting;
-  if (len == 0)
-    return ERR_INVAL;
+  if (len == 0) return ERR_INVAL;
   int fd = platform_socket(sa.ss_family, SOCK_STREAM);
-  if (fd < 0)
-    return -errno;
+  if (fd < 0) return -errno;
   int r = from ? bind_from(fd, from) : 0;
-  if (r == 0)
-    r = start_connect(fd, (struct sockaddr *)&sa, len, &connecting);
+  if (r == 0) r = start_connect(fd, (struct sockaddr *)&sa, len, &connecting);
   if (r) {
     close(fd);
     return r;
@@ -172,11 +165,9 @@ static int world_uv_listen(struct world *base, const struct addr *at,
                            const struct listen_opts *opts, struct acceptor **out) {
   struct sockaddr_storage sa;
   socklen_t len = addr_to_sockaddr(at, &sa);
-  if (len == 0)
-    return ERR_INVAL;
+  if (len == 0) return ERR_INVAL;
   int fd = platform_socket(sa.ss_family, SOCK_STREAM);
-  if (fd < 0)
-    return -errno;
+  if (fd < 0) return -errno;
   int r = bind_and_listen(fd, (struct sockaddr *)&sa, len, opts);
   if (r) {
     close(fd);
@@ -194,10 +185,8 @@ static int next_client(int listener, struct sockaddr *sa, socklen_t room) {
   for (int i = 0; i < ACCEPT_TRIES; i++) {
     socklen_t len = room;
     int fd = platform_accept(listener, sa, &len);
-    if (fd >= 0)
-      return fd;
-    if (!is_client_gone(errno))
-      return -errno;
+    if (fd >= 0) return fd;
+    if (!is_client_gone(errno)) return -errno;
   }
   return ERR_AGAIN;
 }
@@ -206,8 +195,7 @@ static int world_uv_accept(struct acceptor *base, struct link **out, struct addr
   struct acceptor_uv *a = acceptor_of(base);
   struct sockaddr_storage sa;
   int fd = next_client(a->fd, (struct sockaddr *)&sa, sizeof sa);
-  if (fd < 0)
-    return fd;
+  if (fd < 0) return fd;
   addr_from_sockaddr(peer, (struct sockaddr *)&sa);
   return link_uv_open(&a->world->loop, &a->world->open, fd, false, out);
 }
@@ -225,15 +213,13 @@ static void acceptor_arm(struct acceptor_uv *a) {
 static void on_acceptable(uv_poll_t *handle, int status, int events) {
   struct acceptor_uv *a = handle->data;
   (void)events;
-  if (status < 0)
-    acceptor_arm(a);
+  if (status < 0) acceptor_arm(a);
   a->acceptor.ready(&a->acceptor);
 }
 
 static void world_uv_accept_want(struct acceptor *base, bool wanted) {
   struct acceptor_uv *a = acceptor_of(base);
-  if (a->wanted == wanted)
-    return;
+  if (a->wanted == wanted) return;
   a->wanted = wanted;
   acceptor_arm(a);
 }
@@ -241,8 +227,7 @@ static void world_uv_accept_want(struct acceptor *base, bool wanted) {
 static int world_uv_accept_name(struct acceptor *base, struct addr *at) {
   struct sockaddr_storage sa;
   socklen_t len = sizeof sa;
-  if (getsockname(acceptor_of(base)->fd, (struct sockaddr *)&sa, &len) != 0)
-    return -errno;
+  if (getsockname(acceptor_of(base)->fd, (struct sockaddr *)&sa, &len) != 0) return -errno;
   addr_from_sockaddr(at, (struct sockaddr *)&sa);
   return 0;
 }
@@ -278,8 +263,7 @@ static int fetch_random(struct world_uv *w) {
 /* The system's source answered when the world was opened; from then on it does not fail. */
 static uint32_t world_uv_random(struct world *base) {
   struct world_uv *w = world_of(base);
-  if (w->fresh == 0)
-    fetch_random(w);
+  if (w->fresh == 0) fetch_random(w);
   return w->pool[--w->fresh];
 }
 
@@ -291,8 +275,7 @@ static unsigned world_uv_open_count(struct world *base) {
 }
 
 static void loop_close(struct world_uv *w) {
-  do
-    uv_run(&w->loop, UV_RUN_DEFAULT);
+  do uv_run(&w->loop, UV_RUN_DEFAULT);
   while (world_run_posts(&w->world));
   int r = uv_loop_close(&w->loop);
   assert(r == 0 && "something of this world was not closed");
@@ -325,8 +308,7 @@ static const struct world_ops world_uv_ops = {
 
 static int loop_open(struct world_uv *w) {
   int r = uv_loop_init(&w->loop);
-  if (r)
-    return r;
+  if (r) return r;
   uv_timer_init(&w->loop, &w->timer);
   r = resolver_open(&w->loop, &w->resolver);
   if (r) {
@@ -338,12 +320,10 @@ static int loop_open(struct world_uv *w) {
 
 int world_uv_open(struct world **out) {
   struct world_uv *w = calloc(1, sizeof *w);
-  if (!w)
-    return ERR_NOMEM;
+  if (!w) return ERR_NOMEM;
   w->world.ops = &world_uv_ops;
   int r = fetch_random(w);
-  if (r == 0)
-    r = loop_open(w);
+  if (r == 0) r = loop_open(w);
   if (r) {
     free(w);
     return r;

@@ -8,6 +8,8 @@
 
 static int resume_step(lua_State *L, struct rt *rt, lua_State *co, int nargs, lua_KFunction k);
 
+static struct rt *rt_of_task(lua_KContext ctx) { return ((struct task *)ctx)->rt; }
+
 /* Can a wait inside co be passed on to the driver by the caller? */
 static bool passes_waits(lua_State *L, const struct rt *rt) {
   return rt->running && L == rt->current && lua_isyieldable(L);
@@ -22,8 +24,7 @@ static int resume_until_it_yields(lua_State *L, struct rt *rt, lua_State *co, in
   if (passes) rt->current = co;
   int r = coroutine_resume(co, L, nargs, n);
   rt->current = current;
-  if (r == LUA_YIELD && passes && coroutine_parked(co, *n))
-    return coroutine_park(L, (lua_KContext)rt, k);
+  if (r == LUA_YIELD && passes && coroutine_waits(co)) return coroutine_pass_wait(L, rt, k);
   return r;
 }
 
@@ -37,7 +38,7 @@ static int push_yielded(lua_State *L, lua_State *co, int n) {
 
 static int resume_k(lua_State *L, int status, lua_KContext ctx) {
   (void)status;
-  return resume_step(L, (struct rt *)ctx, lua_tothread(L, 1), 0, resume_k);
+  return resume_step(L, rt_of_task(ctx), lua_tothread(L, 1), 0, resume_k);
 }
 
 static int resume_step(lua_State *L, struct rt *rt, lua_State *co, int nargs, lua_KFunction k) {
@@ -48,16 +49,16 @@ static int resume_step(lua_State *L, struct rt *rt, lua_State *co, int nargs, lu
   return 1 + push_yielded(L, co, ok ? n : 1);
 }
 
-/* Can co be resumed? Otherwise the reason is pushed. */
+/* Can co be resumed?  Otherwise the reason is pushed, in Lua's words. */
 static bool check_resumable(lua_State *L, lua_State *co) {
-  if (lua_status(co) == LUA_YIELD) return true;
-  if (lua_status(co) == LUA_OK && co != L && lua_gettop(co) > 0) {
-    lua_Debug ar;
-    if (!lua_getstack(co, 0, &ar)) return true;
-    lua_pushliteral(L, "cannot resume non-suspended coroutine");
-    return false;
-  }
-  lua_pushliteral(L, "cannot resume dead coroutine");
+  lua_Debug ar;
+  int status = lua_status(co);
+  if (status == LUA_YIELD && !coroutine_waits(co)) return true;
+  bool fresh = status == LUA_OK && co != L && !lua_getstack(co, 0, &ar);
+  if (fresh && lua_gettop(co) > 0) return true;
+  bool dead = fresh || (status != LUA_OK && status != LUA_YIELD);
+  lua_pushstring(L,
+                 dead ? "cannot resume dead coroutine" : "cannot resume non-suspended coroutine");
   return false;
 }
 
@@ -109,7 +110,7 @@ static int wrap_step(lua_State *L, struct rt *rt, int nargs) {
 
 static int wrap_k(lua_State *L, int status, lua_KContext ctx) {
   (void)status;
-  return wrap_step(L, (struct rt *)ctx, 0);
+  return wrap_step(L, rt_of_task(ctx), 0);
 }
 
 static int l_wrapped(lua_State *L) {

@@ -71,11 +71,12 @@ static int lconn_gc(lua_State *L) {
 /* ---- options of whoever makes connections ----------------------------------------- */
 
 void conn_opts_rest(lua_State *L, int idx, struct conn_opts *o) {
-  static const struct opt keys[] = {{"line", OPT_SIZE, offsetof(struct conn_limits, line)},
-                                    {"frame", OPT_SIZE, offsetof(struct conn_limits, frame)},
-                                    {"all", OPT_SIZE, offsetof(struct conn_limits, all)},
-                                    {"high_water", OPT_SIZE, offsetof(struct conn_limits, high_water)},
-                                    {NULL, OPT_ANY, 0}};
+  static const struct opt keys[] = {
+      {"line", OPT_SIZE, offsetof(struct conn_limits, line)},
+      {"frame", OPT_SIZE, offsetof(struct conn_limits, frame)},
+      {"all", OPT_SIZE, offsetof(struct conn_limits, all)},
+      {"high_water", OPT_SIZE, offsetof(struct conn_limits, high_water)},
+      {NULL, OPT_ANY, 0}};
   if (!lua_istable(L, idx)) {
     lua_pushnil(L);
     return;

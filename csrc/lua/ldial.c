@@ -62,9 +62,10 @@ static int connect_run(lua_State *L, struct rt *rt, struct op *o) {
 }
 
 static int connect_k(lua_State *L, int status, lua_KContext ctx) {
-  struct rt *rt = (struct rt *)ctx;
+  struct rt *rt;
+  struct op *o = op_resumed(L, ctx, &rt);
   (void)status;
-  return connect_run(L, rt, op_resumed(rt));
+  return connect_run(L, rt, o);
 }
 
 static struct ldial *ldial_new(lua_State *L) {

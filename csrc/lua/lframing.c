@@ -15,8 +15,10 @@ struct framing_opts {
   double adjust;
 };
 
-#define OPTION(name, type) {#name, type, offsetof(struct framing_opts, name)}
-#define END {NULL, OPT_ANY, 0}
+#define OPTION(name, type)                                                                         \
+  { #name, type, offsetof(struct framing_opts, name) }
+#define END                                                                                        \
+  { NULL, OPT_ANY, 0 }
 
 /* [-0, +1] A new framing, all zero but its kind. */
 static struct framing *new_framing(lua_State *L, enum framing_kind kind) {
@@ -94,10 +96,14 @@ static int64_t adjust_option(lua_State *L, int idx) {
 
 /* framing.length{size=, endian=, offset=, adjust=, includes_header=, strip=, max=} */
 static int l_length(lua_State *L) {
-  static const struct opt keys[] = {
-      OPTION(size, OPT_INT),  OPTION(offset, OPT_INT), OPTION(strip, OPT_INT),
-      OPTION(max, OPT_SIZE),  OPTION(includes_header, OPT_BOOL),
-      {"adjust", OPT_ANY, 0}, {"endian", OPT_ANY, 0}, END};
+  static const struct opt keys[] = {OPTION(size, OPT_INT),
+                                    OPTION(offset, OPT_INT),
+                                    OPTION(strip, OPT_INT),
+                                    OPTION(max, OPT_SIZE),
+                                    OPTION(includes_header, OPT_BOOL),
+                                    {"adjust", OPT_ANY, 0},
+                                    {"endian", OPT_ANY, 0},
+                                    END};
   struct framing_opts fo = {.size = 2, .strip = -1};
   no_number(L, 1);
   opts_read(L, 1, keys, &fo);
@@ -119,7 +125,9 @@ static int l_length(lua_State *L) {
 
 /* ---- framings as arguments ---------------------------------------------------------- */
 
-const struct framing *to_framing(lua_State *L, int idx) { return luaL_testudata(L, idx, FRAMING_NAME); }
+const struct framing *to_framing(lua_State *L, int idx) {
+  return luaL_testudata(L, idx, FRAMING_NAME);
+}
 
 static bool has_function(lua_State *L, int idx, const char *name) {
   bool is = lua_getfield(L, idx, name) == LUA_TFUNCTION;
@@ -131,8 +139,10 @@ void check_framing(lua_State *L, int idx) {
   if (to_framing(L, idx)) return;
   if (lua_istable(L, idx) && has_function(L, idx, "decode") && has_function(L, idx, "encode"))
     return;
-  luaL_error(L, "not a framing: expected one of wire.framing, or a table with the functions decode "
-                "and encode, not %s", luaL_typename(L, idx));
+  luaL_error(L,
+             "not a framing: expected one of wire.framing, or a table with the functions decode "
+             "and encode, not %s",
+             luaL_typename(L, idx));
 }
 
 /* ---- framings in Lua --------------------------------------------------------------- */
@@ -140,7 +150,8 @@ void check_framing(lua_State *L, int idx) {
 /* [-0, +1] The table of the Conn at index 1; raises without. */
 static void push_codec(lua_State *L, const char *what) {
   if (lua_getiuservalue(L, 1, 1) != LUA_TTABLE)
-    luaL_error(L, "%s: the connection has no framing; give one as an option or by set_framing", what);
+    luaL_error(L, "%s: the connection has no framing; give one as an option or by set_framing",
+               what);
 }
 
 void lframing_encode(lua_State *L, const char *what) {
@@ -238,9 +249,10 @@ static int decode_run(lua_State *L, struct rt *rt, struct op *o) {
 }
 
 static int decode_k(lua_State *L, int status, lua_KContext ctx) {
-  struct rt *rt = (struct rt *)ctx;
+  struct rt *rt;
+  struct op *o = op_resumed(L, ctx, &rt);
   (void)status;
-  return decode_run(L, rt, op_resumed(rt));
+  return decode_run(L, rt, o);
 }
 
 int lframing_recv(lua_State *L, struct rt *rt, struct op *o, size_t max) {

@@ -118,8 +118,25 @@ void opts_read(lua_State *L, int idx, const struct opt *list, void *into) {
     return;
   }
   if (type != LUA_TTABLE) luaL_typeerror(L, idx, "options table");
-  for (lua_pushnil(L); lua_next(L, idx); lua_pop(L, 1))
-    set_option(L, find_option(L, list), into);
+  for (lua_pushnil(L); lua_next(L, idx); lua_pop(L, 1)) set_option(L, find_option(L, list), into);
+}
+
+double opts_retry(lua_State *L, int idx, double timeout) {
+  struct retry {
+    int count;
+    double interval;
+  } retry = {0, 0.1};
+  static const struct opt keys[] = {{"count", OPT_INT, offsetof(struct retry, count)},
+                                    {"interval", OPT_SECONDS, offsetof(struct retry, interval)},
+                                    {NULL, OPT_ANY, 0}};
+  if (!lua_istable(L, idx)) return timeout;
+  if (lua_getfield(L, idx, "retry") != LUA_TNIL) {
+    if (!lua_istable(L, -1)) wrong_type(L, "retry", "a table");
+    opts_read(L, lua_gettop(L), keys, &retry);
+  }
+  lua_pop(L, 1);
+  double first = timeout > 0 ? timeout : 0;
+  return retry.count ? first + retry.count * (first + retry.interval) : timeout;
 }
 
 size_t check_count(lua_State *L, int idx) {
@@ -142,8 +159,7 @@ double opt_seconds(lua_State *L, int idx, double otherwise) {
 /* {host=, port=}: the host is only ever a name or an IP address. */
 static int table_address(lua_State *L, int idx, char host[ADDR_HOST_MAX], uint16_t *port,
                          const char **why) {
-  static const struct opt keys[] = {
-      {"host", OPT_ANY, 0}, {"port", OPT_ANY, 0}, {NULL, OPT_ANY, 0}};
+  static const struct opt keys[] = {{"host", OPT_ANY, 0}, {"port", OPT_ANY, 0}, {NULL, OPT_ANY, 0}};
   size_t n;
   opts_read(L, idx, keys, NULL);
   if (lua_getfield(L, idx, "host") != LUA_TSTRING)
@@ -156,11 +172,11 @@ static int table_address(lua_State *L, int idx, char host[ADDR_HOST_MAX], uint16
   (void)shown;
   lua_replace(L, -3);
   lua_pop(L, 1);
-  *why = p < 0 || p > 65535          ? "port out of range"
-         : n >= ADDR_HOST_MAX        ? "host too long"
-         : strlen(text) != n         ? "host contains a zero byte"
+  *why = p < 0 || p > 65535            ? "port out of range"
+         : n >= ADDR_HOST_MAX          ? "host too long"
+         : strlen(text) != n           ? "host contains a zero byte"
          : strpbrk(text, "/[] \t\r\n") ? "not a host name or IP address"
-                                     : NULL;
+                                       : NULL;
   if (*why) return ERR_INVAL;
   memcpy(host, text, n + 1);
   *port = (uint16_t)p;

@@ -17,22 +17,31 @@ struct recv_opts {
   bool keep, skip;
 };
 
-#define TIMEOUT {"timeout", OPT_SECONDS, offsetof(struct recv_opts, timeout)}
-#define MAX {"max", OPT_SIZE, offsetof(struct recv_opts, max)}
-#define KEEP {"keep", OPT_BOOL, offsetof(struct recv_opts, keep)}
-#define SKIP {"skip", OPT_BOOL, offsetof(struct recv_opts, skip)}
-#define HEADER {"header", OPT_INT, offsetof(struct recv_opts, header)}
-#define END {NULL, OPT_ANY, 0}
+#define TIMEOUT                                                                                    \
+  { "timeout", OPT_SECONDS, offsetof(struct recv_opts, timeout) }
+#define MAX                                                                                        \
+  { "max", OPT_SIZE, offsetof(struct recv_opts, max) }
+#define KEEP                                                                                       \
+  { "keep", OPT_BOOL, offsetof(struct recv_opts, keep) }
+#define SKIP                                                                                       \
+  { "skip", OPT_BOOL, offsetof(struct recv_opts, skip) }
+#define HEADER                                                                                     \
+  { "header", OPT_INT, offsetof(struct recv_opts, header) }
+#define RETRY                                                                                      \
+  { "retry", OPT_ANY, 0 }
+#define END                                                                                        \
+  { NULL, OPT_ANY, 0 }
 
-static const struct opt plain_keys[] = {TIMEOUT, MAX, END};
-static const struct opt time_keys[] = {TIMEOUT, END};
-static const struct opt line_keys[] = {TIMEOUT, MAX, KEEP, SKIP, END};
-static const struct opt pkg_keys[] = {TIMEOUT, MAX, HEADER, END};
+static const struct opt plain_keys[] = {TIMEOUT, MAX, RETRY, END};
+static const struct opt time_keys[] = {TIMEOUT, RETRY, END};
+static const struct opt line_keys[] = {TIMEOUT, MAX, KEEP, SKIP, RETRY, END};
+static const struct opt pkg_keys[] = {TIMEOUT, MAX, HEADER, RETRY, END};
 
 static struct recv_opts read_opts(lua_State *L, int idx, const struct conn *c,
                                   const struct opt *keys) {
   struct recv_opts ro = {.timeout = c->timeout, .header = 2};
   opts_read(L, idx, keys, &ro);
+  ro.timeout = opts_retry(L, idx, ro.timeout);
   if (ro.header < 1 || ro.header > 4) luaL_error(L, "option 'header' must be from 1 to 4");
   return ro;
 }
@@ -139,9 +148,10 @@ static int recv_run(lua_State *L, struct rt *rt, struct op *o) {
 }
 
 static int recv_k(lua_State *L, int status, lua_KContext ctx) {
-  struct rt *rt = (struct rt *)ctx;
+  struct rt *rt;
+  struct op *o = op_resumed(L, ctx, &rt);
   (void)status;
-  return recv_run(L, rt, op_resumed(rt));
+  return recv_run(L, rt, o);
 }
 
 /* ---- by count --------------------------------------------------------------------- */
@@ -288,7 +298,8 @@ static int recv_frame(lua_State *L, int opts, enum style style) {
   if (!c->framing) return lframing_recv(L, rt, &o, ro.max);
   o.f = *c->framing;
   o.f.last = style == AS_ITERATOR;
-  o.f.max = limit(ro.max, limit(o.f.max, o.f.kind == FRAMING_RAW ? SIZE_MAX : frame_limit(c, &o.f)));
+  o.f.max =
+      limit(ro.max, limit(o.f.max, o.f.kind == FRAMING_RAW ? SIZE_MAX : frame_limit(c, &o.f)));
   return recv_run(L, rt, &o);
 }
 
@@ -346,9 +357,10 @@ static int read_run(lua_State *L, struct rt *rt, struct op *o) {
 }
 
 static int read_k(lua_State *L, int status, lua_KContext ctx) {
-  struct rt *rt = (struct rt *)ctx;
+  struct rt *rt;
+  struct op *o = op_resumed(L, ctx, &rt);
   (void)status;
-  return read_run(L, rt, op_resumed(rt));
+  return read_run(L, rt, o);
 }
 
 /* conn:read(formats...): as a Lua file: "l", "L", "a", a count, each also with "*" */

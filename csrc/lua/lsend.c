@@ -86,20 +86,27 @@ struct send_opts {
   int header;
 };
 
-#define TIMEOUT {"timeout", OPT_SECONDS, offsetof(struct send_opts, timeout)}
-#define MAX {"max", OPT_SIZE, offsetof(struct send_opts, max)}
-#define HEADER {"header", OPT_INT, offsetof(struct send_opts, header)}
-#define END {NULL, OPT_ANY, 0}
+#define TIMEOUT                                                                                    \
+  { "timeout", OPT_SECONDS, offsetof(struct send_opts, timeout) }
+#define MAX                                                                                        \
+  { "max", OPT_SIZE, offsetof(struct send_opts, max) }
+#define HEADER                                                                                     \
+  { "header", OPT_INT, offsetof(struct send_opts, header) }
+#define RETRY                                                                                      \
+  { "retry", OPT_ANY, 0 }
+#define END                                                                                        \
+  { NULL, OPT_ANY, 0 }
 
-static const struct opt send_keys[] = {TIMEOUT, END};
-static const struct opt pkg_keys[] = {TIMEOUT, MAX, HEADER, END};
-static const struct opt frame_keys[] = {TIMEOUT, MAX, {"head", OPT_ANY, 0}, END};
-static const struct opt count_keys[] = {TIMEOUT, MAX, END};
+static const struct opt send_keys[] = {TIMEOUT, RETRY, END};
+static const struct opt pkg_keys[] = {TIMEOUT, MAX, HEADER, RETRY, END};
+static const struct opt frame_keys[] = {TIMEOUT, MAX, {"head", OPT_ANY, 0}, RETRY, END};
+static const struct opt count_keys[] = {TIMEOUT, MAX, RETRY, END};
 
 static struct send_opts read_opts(lua_State *L, int idx, const struct conn *c,
                                   const struct opt *keys) {
   struct send_opts so = {.timeout = c->timeout, .header = 2};
   opts_read(L, idx, keys, &so);
+  so.timeout = opts_retry(L, idx, so.timeout);
   if (so.header < 1 || so.header > 4) luaL_error(L, "option 'header' must be from 1 to 4");
   return so;
 }
@@ -170,9 +177,10 @@ static int send_run(lua_State *L, struct rt *rt, struct op *o) {
 }
 
 static int send_k(lua_State *L, int status, lua_KContext ctx) {
-  struct rt *rt = (struct rt *)ctx;
+  struct rt *rt;
+  struct op *o = op_resumed(L, ctx, &rt);
   (void)status;
-  return send_run(L, rt, op_resumed(rt));
+  return send_run(L, rt, o);
 }
 
 /* conn:send(values...[, opts]) -> bytes accepted. opts: timeout */
@@ -214,9 +222,10 @@ static int write_run(lua_State *L, struct rt *rt, struct op *o) {
 }
 
 static int write_k(lua_State *L, int status, lua_KContext ctx) {
-  struct rt *rt = (struct rt *)ctx;
+  struct rt *rt;
+  struct op *o = op_resumed(L, ctx, &rt);
   (void)status;
-  return write_run(L, rt, op_resumed(rt));
+  return write_run(L, rt, o);
 }
 
 /* conn:write(values...) -> the connection */
@@ -254,9 +263,10 @@ static int flush_run(lua_State *L, struct rt *rt, struct op *o) {
 }
 
 static int flush_k(lua_State *L, int status, lua_KContext ctx) {
-  struct rt *rt = (struct rt *)ctx;
+  struct rt *rt;
+  struct op *o = op_resumed(L, ctx, &rt);
   (void)status;
-  return flush_run(L, rt, op_resumed(rt));
+  return flush_run(L, rt, o);
 }
 
 /* conn:flush([timeout]) -> true once everything sent has been handed to the system */
@@ -343,9 +353,10 @@ static int exchange_run(lua_State *L, struct rt *rt, struct op *o) {
 }
 
 static int exchange_k(lua_State *L, int status, lua_KContext ctx) {
-  struct rt *rt = (struct rt *)ctx;
+  struct rt *rt;
+  struct op *o = op_resumed(L, ctx, &rt);
   (void)status;
-  return exchange_run(L, rt, op_resumed(rt));
+  return exchange_run(L, rt, o);
 }
 
 /* conn:send_recv(data, n[, opts]) -> n bytes of reply. opts: timeout, max */
@@ -374,12 +385,7 @@ static int l_send_recv_pkg(lua_State *L) {
   return exchange_run(L, rt, &o);
 }
 
-const luaL_Reg lsend_methods[] = {{"send", l_send},
-                                  {"try_send", l_try_send},
-                                  {"write", l_write},
-                                  {"flush", l_flush},
-                                  {"send_pkg", l_send_pkg},
-                                  {"send_frame", l_send_frame},
-                                  {"send_recv", l_send_recv},
-                                  {"send_recv_pkg", l_send_recv_pkg},
-                                  {NULL, NULL}};
+const luaL_Reg lsend_methods[] = {
+    {"send", l_send},           {"try_send", l_try_send},           {"write", l_write},
+    {"flush", l_flush},         {"send_pkg", l_send_pkg},           {"send_frame", l_send_frame},
+    {"send_recv", l_send_recv}, {"send_recv_pkg", l_send_recv_pkg}, {NULL, NULL}};

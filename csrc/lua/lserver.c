@@ -213,9 +213,10 @@ static int accept_run(lua_State *L, struct rt *rt, struct op *o) {
 }
 
 static int accept_k(lua_State *L, int status, lua_KContext ctx) {
-  struct rt *rt = (struct rt *)ctx;
+  struct rt *rt;
+  struct op *o = op_resumed(L, ctx, &rt);
   (void)status;
-  return accept_run(L, rt, op_resumed(rt));
+  return accept_run(L, rt, o);
 }
 
 /* server:accept([timeout]) -> Conn */
@@ -294,9 +295,9 @@ static int l_tostring(lua_State *L) {
 void lserver_register(lua_State *L, struct rt *rt) {
   static const luaL_Reg functions[] = {{"listen", l_listen}, {NULL, NULL}};
   static const luaL_Reg methods[] = {
-      {"accept", l_accept},     {"handle", l_handle},     {"close", l_close},
-      {"addr", l_addr},         {"port", l_port},         {"conn_num", l_conn_num},
-      {"__close", l_close},     {"__tostring", l_tostring}, {NULL, NULL}};
+      {"accept", l_accept}, {"handle", l_handle},       {"close", l_close},
+      {"addr", l_addr},     {"port", l_port},           {"conn_num", l_conn_num},
+      {"__close", l_close}, {"__tostring", l_tostring}, {NULL, NULL}};
   rt_metatable(L, rt, SERVER_NAME, methods, lserver_gc);
   lua_pop(L, 1);
   rt_setfuncs(L, rt, functions);

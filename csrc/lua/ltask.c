@@ -8,8 +8,7 @@ static struct task *check_task(lua_State *L, int idx) { return luaL_checkudata(L
 
 static void check_callable(lua_State *L, int idx) {
   if (lua_isfunction(L, idx)) return;
-  if (luaL_getmetafield(L, idx, "__call") == LUA_TNIL)
-    luaL_typeerror(L, idx, "function");
+  if (luaL_getmetafield(L, idx, "__call") == LUA_TNIL) luaL_typeerror(L, idx, "function");
   lua_pop(L, 1);
 }
 
@@ -68,17 +67,17 @@ static int join_run(lua_State *L, struct rt *rt, struct op *o) {
 }
 
 static int join_k(lua_State *L, int status, lua_KContext ctx) {
-  struct rt *rt = (struct rt *)ctx;
+  struct rt *rt;
+  struct op *o = op_resumed(L, ctx, &rt);
   (void)status;
-  return join_run(L, rt, op_resumed(rt));
+  return join_run(L, rt, o);
 }
 
 /* task:join([timeout]) -> true, results... | nil, message, code[, error value] */
 static int l_join(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct task *t = check_task(L, 1);
-  struct op o = {
-      .what = "join", .on = t, .q = &t->joiners, .timeout = opt_seconds(L, 2, INFINITY)};
+  struct op o = {.what = "join", .on = t, .q = &t->joiners, .timeout = opt_seconds(L, 2, INFINITY)};
   if (t == rt->running) return luaL_error(L, "join: a task cannot wait for itself");
   return join_run(L, rt, &o);
 }
@@ -114,9 +113,11 @@ static int l_tostring(lua_State *L) {
   return 1;
 }
 
-const luaL_Reg ltask_methods[] = {
-    {"join", l_join}, {"cancel", l_cancel}, {"status", l_status}, {"__tostring", l_tostring},
-    {NULL, NULL}};
+const luaL_Reg ltask_methods[] = {{"join", l_join},
+                                  {"cancel", l_cancel},
+                                  {"status", l_status},
+                                  {"__tostring", l_tostring},
+                                  {NULL, NULL}};
 
 /* ---- sleep ------------------------------------------------------------------------ */
 
@@ -131,8 +132,8 @@ static int sleep_run(lua_State *L, struct rt *rt, struct op *o) {
 }
 
 static int sleep_k(lua_State *L, int status, lua_KContext ctx) {
-  struct rt *rt = (struct rt *)ctx;
-  struct op *o = op_resumed(rt);
+  struct rt *rt;
+  struct op *o = op_resumed(L, ctx, &rt);
   (void)status;
   if (o->timeout <= 0 && op_self(rt)->why == 0) return 0;
   return sleep_run(L, rt, o);
@@ -230,9 +231,8 @@ static void set_canceled(lua_State *L) {
 
 void ltask_register(lua_State *L, struct rt *rt) {
   static const luaL_Reg functions[] = {
-      {"spawn", l_spawn}, {"sleep", l_sleep}, {"now", l_now},
-      {"run", l_run},     {"stop", l_stop},   {"on_error", l_on_error},
-      {NULL, NULL}};
+      {"spawn", l_spawn}, {"sleep", l_sleep},       {"now", l_now}, {"run", l_run},
+      {"stop", l_stop},   {"on_error", l_on_error}, {NULL, NULL}};
   rt_setfuncs(L, rt, functions);
   set_canceled(L);
 }

@@ -84,10 +84,14 @@ static void timer_run(struct job *j) {
 
 /* ---- methods ---------------------------------------------------------------------- */
 
-/* timer:cancel() -> true, or false if it was over; a run under way goes on */
+/* timer:cancel() -> true, or false if it was over; a run under way goes on, one that has not
+ * begun never does */
 static int l_cancel(lua_State *L) {
   struct ltimer *lt = luaL_checkudata(L, 1, TIMER_NAME);
-  bool active = lt->active;
+  lua_getiuservalue(L, 1, 3);
+  struct task *run = lua_touserdata(L, -1);
+  bool waiting = run && !run->started, active = lt->active || waiting;
+  if (waiting) run->canceled = true;
   timer_end(L, lt);
   lua_pushboolean(L, active);
   return 1;
@@ -135,9 +139,9 @@ static int start(lua_State *L, double delay, bool repeat) {
   }
   struct ltimer *lt = ltimer_new(L, rt);
   lt->interval = repeat ? delay : 0;
+  if (isinf(delay)) return 1; /* never: nothing to keep alive */
   lua_pushvalue(L, 2);
   lt->ref = rt_anchor(L, rt);
-  if (isinf(delay)) return 1;
   int r = timers_arm(&rt->turn.timers, &lt->timer, turn_now(&rt->turn) + delay);
   if (r) return luaL_error(L, "not enough memory for a timer");
   lt->active = true;

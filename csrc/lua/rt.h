@@ -46,7 +46,7 @@ struct waiter {
 enum task_status { TASK_READY, TASK_RUNNING, TASK_WAITING, TASK_DONE, TASK_FAILED, TASK_CANCELED };
 
 /* A coroutine that may wait.  Its userdata: user value 1 the thread, 2 the traceback of its
- * death.  Anchored in the runtime until it ends. */
+ * death, 3 the Conn that ends with it.  Anchored in the runtime until it ends. */
 struct task {
   struct waiter w;
   struct rt *rt;
@@ -66,7 +66,7 @@ struct rt {
   lua_State *current;        /* the coroutine that may yield to the driver now */
   lua_State *driver;         /* who drives, or NULL */
   const void *conn_metatable;
-  int anchors; /* registry reference: a table of what lives without its user */
+  int anchors;  /* registry reference: a table of what lives without its user */
   int on_error; /* registry reference of the user's function, or LUA_NOREF */
   unsigned tasks, timers;
   uint16_t main_calls;
@@ -95,11 +95,11 @@ static inline bool rt_in_task(const struct rt *rt) { return rt->running != NULL;
 /* May this call try now?  ERR_AGAIN: others stand before it, or its turn is over. */
 int op_turn(lua_State *L, struct rt *rt, struct op *o);
 /* ERR_AGAIN: waits.  In a task it does not return: k is called when there is something to
- * try, with the op in op_resumed().  Outside it returns 0 then.  Otherwise why the wait is
+ * try, and finds the op by op_resumed().  Outside it returns 0 then.  Otherwise why the wait is
  * over (ERR_TIMEDOUT, ERR_CLOSED, ...).  Raises wire.CANCELED, a deadlock, and where Lua
  * cannot yield. */
 int op_wait(lua_State *L, struct rt *rt, struct op *o, lua_KFunction k);
-struct op *op_resumed(struct rt *rt);
+struct op *op_resumed(lua_State *L, lua_KContext ctx, struct rt **rt);
 /* The call is over: the next in line may try. */
 void op_done(struct rt *rt, struct op *o);
 /* The wait of the caller: its task's, or the main chunk's. */
@@ -115,6 +115,11 @@ struct opt {
   enum opt_type type;
   size_t offset;
 };
+
+/* The option "retry" = {count=, interval=0.1} of the options table at idx, if there is one, as
+ * the time that all tries take together: a call that is tried again goes on where it stopped,
+ * so tries are one longer wait. */
+double opts_retry(lua_State *L, int idx, double timeout);
 
 /* Reads the options table at idx (none or nil: nothing; a number: the option "timeout", which
  * must be first in the list) into the struct at into.  Unknown keys and wrong types raise. */

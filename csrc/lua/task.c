@@ -1,7 +1,7 @@
 /* Tasks: spawn, park, wake, cancel, end.  The only lua_resume and the only lua_yieldk.
  *
- * A task's thread runs task_body, whose stack is [closes, message handler, results...]: the
- * user's function runs under lua_pcallk there, so that <close> variables are closed and a
+ * A task's thread runs task_body, whose stack is [message handler, results...]: the user's
+ * function runs under lua_pcallk there, so that <close> variables are closed and a
  * traceback is taken while the stack still stands.
  * What this is not: the functions that scripts call (ltask.c). */
 #include "task.h"
@@ -17,19 +17,23 @@ const char canceled_key;       /* registry: wire.CANCELED */
 
 /* ---- coroutines ------------------------------------------------------------------- */
 
+/* The mark stays on the stack of what waits, so that it can be told from what merely yielded. */
+bool coroutine_waits(lua_State *co) {
+  return lua_gettop(co) > 0 && lua_touserdata(co, -1) == (const void *)&sentinel;
+}
+
 int coroutine_resume(lua_State *co, lua_State *from, int nargs, int *nres) {
+  if (nargs == 0 && coroutine_waits(co)) lua_pop(co, 1);
   return lua_resume(co, from, nargs, nres);
 }
 
-bool coroutine_parked(lua_State *co, int nres) {
-  if (nres != 1 || lua_touserdata(co, -1) != (const void *)&sentinel) return false;
-  lua_pop(co, 1);
-  return true;
-}
-
-int coroutine_park(lua_State *L, lua_KContext ctx, lua_KFunction k) {
+static int coroutine_park(lua_State *L, lua_KContext ctx, lua_KFunction k) {
   lua_pushlightuserdata(L, (void *)(uintptr_t)&sentinel);
   return lua_yieldk(L, 1, ctx, k);
+}
+
+int coroutine_pass_wait(lua_State *L, struct rt *rt, lua_KFunction k) {
+  return coroutine_park(L, (lua_KContext)rt->running, k);
 }
 
 /* ---- anchors ---------------------------------------------------------------------- */
@@ -65,14 +69,29 @@ static bool is_canceled(lua_State *L, int idx) {
   return same;
 }
 
+static int error_text(lua_State *L) {
+  luaL_tolstring(L, 1, NULL);
+  return 1;
+}
+
+/* [-0, +1] The text of the error at index 1, whose __tostring may raise in its turn. */
+static const char *push_error_text(lua_State *L) {
+  lua_pushcfunction(L, error_text);
+  lua_pushvalue(L, 1);
+  if (lua_pcall(L, 1, 1, 0) != LUA_OK) {
+    lua_pop(L, 1);
+    lua_pushfstring(L, "(a %s whose __tostring failed)", luaL_typename(L, 1));
+  }
+  return lua_tostring(L, -1);
+}
+
 /* The traceback goes to the task's user value: __close handlers, which run between this and
  * the end of the call, may wait, and other tasks may fail meanwhile. */
 static int on_message(lua_State *L) {
   struct rt *rt = rt_of(L);
   if (!rt->running || is_canceled(L, 1)) return 1;
   push_task(L, rt->running);
-  const char *text = luaL_tolstring(L, 1, NULL);
-  luaL_traceback(L, L, text, 1);
+  luaL_traceback(L, L, push_error_text(L), 1);
   lua_setiuservalue(L, -3, 2);
   lua_settop(L, 1);
   return 1;
@@ -84,6 +103,7 @@ static int report_to_stderr(lua_State *L) {
   return 0;
 }
 
+/* [-0, +1] What an uncaught error goes to. */
 static void push_reporter(lua_State *L, const struct rt *rt) {
   if (rt->on_error == LUA_NOREF)
     lua_pushcfunction(L, report_to_stderr);
@@ -96,8 +116,7 @@ static void push_reporter(lua_State *L, const struct rt *rt) {
 static int after_report(lua_State *L, int status, lua_KContext ctx) {
   (void)ctx;
   if (status != LUA_OK && status != LUA_YIELD) {
-    fprintf(stderr, "lunewire: error in the on_error function: %s\n",
-            luaL_tolstring(L, -1, NULL));
+    fprintf(stderr, "lunewire: error in the on_error function: %s\n", luaL_tolstring(L, -1, NULL));
     lua_pop(L, 2);
   }
   return 2; /* err, traceback */
@@ -120,13 +139,21 @@ static int body_failed(lua_State *L, struct task *t) {
   return after_report(L, lua_pcallk(L, 3, 0, 0, 0, after_report), 0);
 }
 
+/* However a task ends, the connection that it served ends with it. */
+static void close_own_conn(lua_State *L, const struct task *t) {
+  push_task(L, t);
+  lua_getiuservalue(L, -1, 3);
+  const struct lconn *own = lua_touserdata(L, -1);
+  if (own) conn_close(own->c);
+  lua_pop(L, 2);
+}
+
 static int body_end(lua_State *L, int status, lua_KContext ctx) {
   struct task *t = (struct task *)ctx;
-  struct lconn *closes = lua_touserdata(L, 1);
-  if (closes) conn_close(closes->c);
+  close_own_conn(L, t);
   if (status == LUA_OK || status == LUA_YIELD) {
     t->status = TASK_DONE;
-    return lua_gettop(L) - 2;
+    return lua_gettop(L) - 1;
   }
   if (t->canceled && is_canceled(L, -1)) {
     t->status = TASK_CANCELED;
@@ -135,13 +162,13 @@ static int body_end(lua_State *L, int status, lua_KContext ctx) {
   return body_failed(L, t);
 }
 
-/* [closes or nil, the task, function, arguments...] */
+/* [the task, function, arguments...] */
 static int task_body(lua_State *L) {
-  struct task *t = lua_touserdata(L, 2);
+  struct task *t = lua_touserdata(L, 1);
   lua_rawgetp(L, LUA_REGISTRYINDEX, &handler_key);
-  lua_replace(L, 2);
-  int nargs = lua_gettop(L) - 3;
-  return body_end(L, lua_pcallk(L, nargs, LUA_MULTRET, 2, (lua_KContext)t, body_end),
+  lua_replace(L, 1);
+  int nargs = lua_gettop(L) - 2;
+  return body_end(L, lua_pcallk(L, nargs, LUA_MULTRET, 1, (lua_KContext)t, body_end),
                   (lua_KContext)t);
 }
 
@@ -155,34 +182,52 @@ static void task_end(struct task *t) {
   rt_release(rt->driver, rt, t->ref);
 }
 
-/* It never ran: its connection is closed as if it had. */
+/* It never ran; its connection is closed as if it had. */
 static void task_end_unstarted(struct task *t) {
-  struct lconn *closes = lua_touserdata(t->co, 2);
-  if (closes) conn_close(closes->c);
+  close_own_conn(t->rt->driver, t);
   lua_settop(t->co, 0);
   t->status = TASK_CANCELED;
   task_end(t);
 }
 
-static int report_stray_yield(lua_State *L) {
-  return luaL_error(L, "coroutine.yield called in a task, outside any coroutine of its own; "
-                       "to let other tasks run call wire.sleep(0)");
-}
-
-static int spawn_stray_report(lua_State *L) {
-  struct rt *rt = lua_touserdata(L, 1);
-  lua_pushcfunction(L, report_stray_yield);
-  task_spawn(L, rt, 0, 0);
+/* Protected: the report of a task whose coroutine is dead runs in a task of its own. */
+static int spawn_report(lua_State *L) {
+  struct task *t = lua_touserdata(L, 1);
+  push_reporter(L, t->rt);
+  lua_pushvalue(t->co, 1);
+  lua_xmove(t->co, L, 1);
+  push_task(L, t);
+  lua_getiuservalue(L, -1, 2);
+  lua_insert(L, -2);
+  task_spawn(L, t->rt, 3, 0);
   return 0;
 }
 
-/* Lua's own yield from a task's body: nobody could ever resume it. */
-static void end_stray(struct task *t) {
+static const char STRAY_YIELD[] =
+    "coroutine.yield called in a task, outside any coroutine of its own; to let other tasks run "
+    "call wire.sleep(0)";
+
+/* Protected: the traceback of a task that yielded to nobody. */
+static int note_stray(lua_State *L) {
+  struct task *t = lua_touserdata(L, 1);
+  push_task(L, t);
+  luaL_traceback(L, t->co, STRAY_YIELD, 0);
+  lua_setiuservalue(L, -2, 2);
+  return 0;
+}
+
+/* The task ended outside its body: Lua's own yield, which nobody could ever resume, or no
+ * memory for the body itself. */
+static void task_broke(struct task *t, bool stray) {
+  if (stray) rt_protect(t->rt, note_stray, t);
+  close_own_conn(t->rt->driver, t);
   lua_resetthread(t->co);
-  lua_settop(t->co, 0);
-  lua_pushliteral(t->co, "coroutine.yield called in a task");
+  if (stray) {
+    lua_settop(t->co, 0);
+    lua_pushstring(t->co, STRAY_YIELD);
+  }
   t->status = TASK_FAILED;
-  if (!t->joiners.first && !t->awaited) rt_protect(t->rt, spawn_stray_report, t->rt);
+  if (!t->joiners.first && !t->awaited) rt_protect(t->rt, spawn_report, t);
 }
 
 static void task_run(struct job *j) {
@@ -202,27 +247,25 @@ static void task_run(struct job *j) {
   int r = coroutine_resume(t->co, rt->driver, nargs, &nres);
   rt->running = NULL;
   rt->current = NULL;
-  if (r == LUA_YIELD && coroutine_parked(t->co, nres)) {
+  if (r == LUA_YIELD && coroutine_waits(t->co)) {
     t->status = TASK_WAITING;
     return;
   }
-  if (r == LUA_YIELD) {
-    end_stray(t);
-  } else if (r != LUA_OK) { /* body itself ran out of memory */
-    lua_resetthread(t->co);
-    t->status = TASK_FAILED;
-  }
+  if (r != LUA_OK) task_broke(t, r == LUA_YIELD);
   task_end(t);
 }
 
-static void rt_step(lua_State *L, struct rt *rt, bool may_sleep) {
+/* false: nothing is left that could happen. */
+static bool rt_step(lua_State *L, struct rt *rt) {
+  if (!turn_alive(&rt->turn)) return false;
   rt->driver = L;
-  turn_step(&rt->turn, may_sleep);
+  bool r = turn_step(&rt->turn, true);
   rt->driver = NULL;
+  return r;
 }
 
 void rt_drive_until(lua_State *L, struct rt *rt, bool (*done)(void *), void *arg) {
-  while (!done(arg) && turn_alive(&rt->turn)) rt_step(L, rt, true);
+  while (!done(arg) && rt_step(L, rt)) continue;
 }
 
 void rt_protect(struct rt *rt, lua_CFunction f, void *p) {
@@ -244,7 +287,7 @@ static int task_gc(lua_State *L) {
 }
 
 static struct task *task_new(lua_State *L, struct rt *rt) {
-  struct task *t = lua_newuserdatauv(L, sizeof *t, 2);
+  struct task *t = lua_newuserdatauv(L, sizeof *t, 3);
   memset(t, 0, sizeof *t);
   t->rt = rt;
   t->ref = LUA_NOREF;
@@ -261,13 +304,13 @@ struct task *task_spawn(lua_State *L, struct rt *rt, int nargs, int closes) {
   struct task *t = task_new(L, rt);
   if (!lua_checkstack(t->co, nargs + 10)) luaL_error(L, "too many arguments for a task");
   lua_pushcfunction(t->co, task_body);
-  if (closes)
-    lua_pushvalue(L, closes);
-  else
-    lua_pushnil(L);
   lua_pushlightuserdata(L, t);
   for (int i = 0; i <= nargs; i++) lua_pushvalue(L, fn + i);
-  lua_xmove(L, t->co, nargs + 3);
+  lua_xmove(L, t->co, nargs + 2);
+  if (closes) {
+    lua_pushvalue(L, closes);
+    lua_setiuservalue(L, -2, 3);
+  }
   lua_replace(L, fn);
   lua_settop(L, fn);
   lua_pushvalue(L, fn);
@@ -283,7 +326,17 @@ struct wait *op_self(struct rt *rt) {
   return rt->running ? &rt->running->w.wait : &rt->main_waiter.wait;
 }
 
-struct op *op_resumed(struct rt *rt) { return &rt->running->w.op; }
+/* A coroutine that waits belongs to its task: whoever else resumes it is wrong. */
+struct op *op_resumed(lua_State *L, lua_KContext ctx, struct rt **rt) {
+  struct task *t = (struct task *)ctx;
+  *rt = t->rt;
+  if (t->rt->running != t || t->rt->current != L)
+    luaL_error(L,
+               "this coroutine was waiting in '%s' for its task and cannot be resumed by "
+               "anybody else",
+               t->w.op.what);
+  return &t->w.op;
+}
 
 static bool may_wait(lua_State *L, const struct rt *rt) {
   if (rt->running) return L == rt->current && lua_isyieldable(L);
@@ -300,29 +353,61 @@ int op_turn(lua_State *L, struct rt *rt, struct op *o) {
   return o->q && !waitq_open(o->q, op_self(rt)) ? ERR_AGAIN : 0;
 }
 
-/* The innermost C function above the call that cannot be suspended. */
-static const char *who_is_in_the_way(lua_State *L, lua_Debug *ar) {
-  for (int level = 1; lua_getstack(L, level, ar); level++) {
-    lua_getinfo(L, "Sn", ar);
-    if (strcmp(ar->what, "C") == 0 && ar->name && strcmp(ar->name, "pcall") != 0 &&
-        strcmp(ar->name, "xpcall") != 0)
-      return ar->name;
-    if (ar->namewhat && strcmp(ar->namewhat, "metamethod") == 0) return ar->name;
+/* [function] -> [name | nil]: "table.sort", if the function stands in a loaded module. */
+static void push_global_name(lua_State *L) {
+  int fn = lua_gettop(L);
+  lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  for (lua_pushnil(L); lua_next(L, fn + 1); lua_settop(L, fn + 2)) {
+    if (!lua_istable(L, -1) || lua_type(L, -2) != LUA_TSTRING) continue;
+    for (lua_pushnil(L); lua_next(L, fn + 3); lua_pop(L, 1)) {
+      if (!lua_rawequal(L, -1, fn) || lua_type(L, -2) != LUA_TSTRING) continue;
+      bool global = strcmp(lua_tostring(L, fn + 2), LUA_GNAME) == 0;
+      lua_pushfstring(L, global ? "%s%s" : "%s.%s", global ? "" : lua_tostring(L, fn + 2),
+                      lua_tostring(L, -2));
+      lua_replace(L, fn);
+      lua_settop(L, fn);
+      return;
+    }
   }
-  return "a C function";
+  lua_pushnil(L);
+  lua_replace(L, fn);
+  lua_settop(L, fn);
+}
+
+static bool can_be_suspended(const char *name) {
+  return strcmp(name, "pcall") == 0 || strcmp(name, "xpcall") == 0;
+}
+
+/* Pushes the name of the innermost function above the call that Lua cannot suspend. */
+static const char *push_who_is_in_the_way(lua_State *L) {
+  lua_Debug ar;
+  for (int level = 1; lua_getstack(L, level, &ar); level++) {
+    lua_getinfo(L, "Snf", &ar);
+    push_global_name(L);
+    const char *name = lua_isnil(L, -1) ? ar.name : lua_tostring(L, -1);
+    bool is_c = strcmp(ar.what, "C") == 0, is_event = strcmp(ar.namewhat, "metamethod") == 0;
+    if ((is_c || is_event) && name && !can_be_suspended(name)) return lua_pushstring(L, name);
+    lua_pop(L, 1);
+  }
+  return lua_pushliteral(L, "a C function");
 }
 
 static int raise_cannot_wait(lua_State *L, const struct rt *rt, const char *what) {
-  lua_Debug ar;
   if (rt->closed) return luaL_error(L, "%s: cannot wait: the Lua state is closing", what);
   if (!rt->running)
-    return luaL_error(L, "%s: cannot wait here: the loop is running this (a finalizer or a hook); "
-                         "start a task with wire.spawn", what);
+    return luaL_error(L,
+                      "%s: cannot wait here: the loop is running this (a finalizer or a hook); "
+                      "start a task with wire.spawn",
+                      what);
   if (L != rt->current)
-    return luaL_error(L, "%s: cannot wait inside a plain coroutine; make it with wire.co.wrap or "
-                         "wire.co.create instead of coroutine.wrap or coroutine.create", what);
-  return luaL_error(L, "%s: cannot wait inside '%s', which Lua cannot suspend; receive before the "
-                       "call or after it", what, who_is_in_the_way(L, &ar));
+    return luaL_error(L,
+                      "%s: cannot wait inside a plain coroutine; make it with wire.co.wrap or "
+                      "wire.co.create instead of coroutine.wrap or coroutine.create",
+                      what);
+  return luaL_error(L,
+                    "%s: cannot wait inside '%s', which Lua cannot suspend; receive before the "
+                    "call or after it",
+                    what, push_who_is_in_the_way(L));
 }
 
 static int raise_canceled(lua_State *L, struct rt *rt, const struct op *o) {
@@ -346,16 +431,19 @@ static double op_due(struct rt *rt, struct op *o) {
 static int main_wait(lua_State *L, struct rt *rt, const struct op *o, struct wait *w) {
   rt->main_woken = false;
   rt->main_calls = 0;
-  while (!rt->main_woken && turn_alive(&rt->turn)) rt_step(L, rt, true);
+  while (!rt->main_woken && rt_step(L, rt)) continue;
   if (rt->main_woken) return 0;
   wait_resume(w);
   wait_leave(w);
-  return luaL_error(L, "deadlock: %s waits for what nothing can bring any more (no server, timer "
-                       "or connection to the outside is left)", o->what);
+  return luaL_error(L,
+                    "deadlock: %s waits for what nothing can bring any more (no server, timer "
+                    "or connection to the outside is left)",
+                    o->what);
 }
 
 static int op_park(lua_State *L, struct rt *rt, struct op *o, double due, lua_KFunction k) {
   struct wait *w = op_self(rt);
+  if (w->q != o->q) wait_leave(w); /* of a call whose coroutine died while it waited */
   int r = wait_park(w, o->q, due, o->outside);
   if (r) return r;
   w->call_due = o->due ? o->due : INFINITY;
@@ -364,7 +452,7 @@ static int op_park(lua_State *L, struct rt *rt, struct op *o, double due, lua_KF
   o->waited = true;
   if (!rt->running) return main_wait(L, rt, o, w);
   if (o != &rt->running->w.op) rt->running->w.op = *o;
-  return coroutine_park(L, (lua_KContext)rt, k);
+  return coroutine_pass_wait(L, rt, k);
 }
 
 int op_wait(lua_State *L, struct rt *rt, struct op *o, lua_KFunction k) {

@@ -14,9 +14,10 @@ void task_check_canceled(lua_State *L, struct rt *rt);
 
 /* lua_resume, in its one place. */
 int coroutine_resume(lua_State *co, lua_State *from, int nargs, int *nres);
-/* After a yield of nres values: is it a wait of ours?  Then its mark is popped. */
-bool coroutine_parked(lua_State *co, int nres);
-/* Yields with the mark of a wait; k runs when the wait may be over. */
-int coroutine_park(lua_State *L, lua_KContext ctx, lua_KFunction k);
+/* Did it stop in a call of ours that waits, not in a yield of its own? */
+bool coroutine_waits(lua_State *co);
+/* Something inside waits: so does the caller, towards the driver.  k runs when it may go on,
+ * with the running task as its context. */
+int coroutine_pass_wait(lua_State *L, struct rt *rt, lua_KFunction k);
 
 #endif

@@ -20,22 +20,19 @@ void test_register(struct test *t) {
 }
 
 static bool verdict(bool ok, const char *file, int line) {
-  if (ok)
-    return true;
+  if (ok) return true;
   failed_checks++;
   printf("%s:%d: ", file, line);
   return false;
 }
 
 bool test_true(bool ok, const char *file, int line, const char *text) {
-  if (!verdict(ok, file, line))
-    printf("not true: %s\n", text);
+  if (!verdict(ok, file, line)) printf("not true: %s\n", text);
   return ok;
 }
 
 bool test_int(long long x, long long y, const char *file, int line, const char *a, const char *b) {
-  if (!verdict(x == y, file, line))
-    printf("%s is %lld, not %lld (%s)\n", a, x, y, b);
+  if (!verdict(x == y, file, line)) printf("%s is %lld, not %lld (%s)\n", a, x, y, b);
   return x == y;
 }
 
@@ -49,8 +46,7 @@ bool test_str(const char *x, const char *y, const char *file, int line, const ch
 bool test_mem(const void *x, size_t nx, const void *y, size_t ny, const char *file, int line,
               const char *a) {
   bool same = nx == ny && (nx == 0 || memcmp(x, y, nx) == 0);
-  if (!verdict(same, file, line))
-    printf("%s: %zu bytes differ from the expected %zu\n", a, nx, ny);
+  if (!verdict(same, file, line)) printf("%s: %zu bytes differ from the expected %zu\n", a, nx, ny);
   return same;
 }
 
@@ -63,33 +59,28 @@ static bool is_selected(const struct test *t, int argc, char **argv) {
   char full[256];
   snprintf(full, sizeof full, "%s:%s", t->file, t->name);
   for (int i = 1; i < argc; i++)
-    if (strstr(full, argv[i]))
-      return true;
+    if (strstr(full, argv[i])) return true;
   return argc <= 1;
 }
 
 static bool run_passes(const struct test *t) {
   failed_checks = 0;
   t->run();
-  if (failed_checks)
-    printf("FAILED %s:%s\n", t->file, t->name);
+  if (failed_checks) printf("FAILED %s:%s\n", t->file, t->name);
   return failed_checks == 0;
 }
 
 static int list_all(void) {
-  for (const struct test *t = first_test; t; t = t->next)
-    printf("%s:%s\n", t->file, t->name);
+  for (const struct test *t = first_test; t; t = t->next) printf("%s:%s\n", t->file, t->name);
   return 0;
 }
 
 int main(int argc, char **argv) {
   unsigned passed = 0, failed = 0;
   setvbuf(stdout, NULL, _IOLBF, 0);
-  if (argc == 2 && strcmp(argv[1], "-l") == 0)
-    return list_all();
+  if (argc == 2 && strcmp(argv[1], "-l") == 0) return list_all();
   for (const struct test *t = first_test; t; t = t->next) {
-    if (!is_selected(t, argc, argv))
-      continue;
+    if (!is_selected(t, argc, argv)) continue;
     if (run_passes(t))
       passed++;
     else

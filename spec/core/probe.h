@@ -25,8 +25,7 @@ static inline void probe_on_ready(struct link *l, unsigned events) {
   struct probe *p = l->owner;
   p->seen = events;
   p->reports++;
-  if (p->hook)
-    p->hook(p);
+  if (p->hook) p->hook(p);
 }
 
 static inline void probe_on_closed(struct link *l) {
@@ -114,8 +113,7 @@ static inline int probe_dial(struct world *w, struct probe *p, const struct addr
   struct link *l;
   int r = w->ops->dial(w, to, NULL, &l);
   *p = (struct probe){.link = NULL};
-  if (r)
-    return r;
+  if (r) return r;
   probe_watch(p, l);
   probe_want(p, LINK_OUT);
   AWAIT(w, l->ops->state(l) != ERR_AGAIN);
@@ -128,8 +126,7 @@ static inline int probe_accept(struct world *w, struct acceptor *a, struct probe
   struct link *l = NULL;
   int r = ERR_AGAIN;
   AWAIT(w, (r = w->ops->accept(a, &l, peer)) != ERR_AGAIN);
-  if (r == 0)
-    probe_watch(p, l);
+  if (r == 0) probe_watch(p, l);
   return r;
 }
 
@@ -172,8 +169,7 @@ static inline size_t probe_fill(struct probe *p, size_t n) {
   char *data = calloc(1, n);
   size_t total = 0;
   ptrdiff_t r;
-  while ((r = probe_write(p, data, n)) > 0)
-    total += (size_t)r;
+  while ((r = probe_write(p, data, n)) > 0) total += (size_t)r;
   CHECK_EQ(r, ERR_AGAIN);
   free(data);
   return total;

@@ -42,14 +42,13 @@ uint32_t test_random(uint32_t *state);
   __attribute__((constructor)) static void enlist_##id(void) { test_register(&reg_##id); }         \
   static void test_##id(void)
 
-#define CHECK(e) ((void)test_true((e), __FILE__, __LINE__, #e))
-#define CHECK_EQ(a, b) ((void)test_int((long long)(a), (long long)(b), __FILE__, __LINE__, #a, #b))
-#define CHECK_STR(a, b) ((void)test_str((a), (b), __FILE__, __LINE__, #a))
+#define CHECK(e)                ((void)test_true((e), __FILE__, __LINE__, #e))
+#define CHECK_EQ(a, b)          ((void)test_int((long long)(a), (long long)(b), __FILE__, __LINE__, #a, #b))
+#define CHECK_STR(a, b)         ((void)test_str((a), (b), __FILE__, __LINE__, #a))
 #define CHECK_MEM(a, na, b, nb) ((void)test_mem((a), (na), (b), (nb), __FILE__, __LINE__, #a))
 #define REQUIRE(e)                                                                                 \
   do {                                                                                             \
-    if (!test_true((e), __FILE__, __LINE__, #e))                                                   \
-      return;                                                                                      \
+    if (!test_true((e), __FILE__, __LINE__, #e)) return;                                           \
   } while (0)
 
 #endif

@@ -24,14 +24,12 @@ TEST(an_acceptor_reports_while_wanted_and_gives_all_clients) {
   announcements = 0;
   a->ready = on_acceptable;
   CHECK_EQ(w->ops->accept(a, &l, &peer), ERR_AGAIN);
-  for (int i = 0; i < N; i++)
-    CHECK_EQ(probe_dial(w, &out[i], &at), 0);
+  for (int i = 0; i < N; i++) CHECK_EQ(probe_dial(w, &out[i], &at), 0);
   CHECK_EQ(announcements, 0);
   w->ops->accept_want(a, true);
   AWAIT(w, announcements >= 3);
   w->ops->accept_want(a, false);
-  for (int i = 0; i < N; i++)
-    CHECK_EQ(probe_accept(w, a, &in[i], &peer), 0);
+  for (int i = 0; i < N; i++) CHECK_EQ(probe_accept(w, a, &in[i], &peer), 0);
   CHECK_EQ(w->ops->accept(a, &l, &peer), ERR_AGAIN);
   CHECK_EQ(w->ops->open(w), 2 * N + 1);
   for (int i = 0; i < N; i++) {
@@ -75,8 +73,7 @@ static bool under_valgrind(void) {
 }
 
 TEST(running_out_of_descriptors_loses_no_client) {
-  if (under_valgrind())
-    return;
+  if (under_valgrind()) return;
   struct world *w = probe_world();
   struct addr at, peer;
   struct acceptor *a = probe_listen(w, "127.0.0.1", &at);
@@ -139,15 +136,12 @@ static int dial_wildcard(struct world *w, bool ipv6_only, struct addr *peer) {
   struct acceptor *a;
   struct probe p, q;
   int r = w->ops->listen(w, &at, &opts, &a);
-  if (r)
-    return r;
+  if (r) return r;
   w->ops->accept_name(a, &at);
   at = probe_ip("127.0.0.1", at.port);
   r = probe_dial(w, &p, &at);
-  if (r == 0 && probe_accept(w, a, &q, peer) == 0)
-    probe_close(&q, true);
-  if (p.link)
-    probe_close(&p, true);
+  if (r == 0 && probe_accept(w, a, &q, peer) == 0) probe_close(&q, true);
+  if (p.link) probe_close(&p, true);
   w->ops->accept_close(a);
   AWAIT(w, w->ops->open(w) == 0); /* the probes live here */
   return r;

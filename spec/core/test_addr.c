@@ -168,8 +168,7 @@ TEST(knows_a_name_from_an_address) {
 
 TEST(reads_the_name_of_an_interface) {
   struct addr a;
-  if (if_nametoindex("lo") == 0)
-    return;
+  if (if_nametoindex("lo") == 0) return;
   CHECK_EQ(addr_from_ip(&a, "fe80::1%lo", 80), 0);
   CHECK_EQ(a.scope, if_nametoindex("lo"));
 }

@@ -176,8 +176,7 @@ static void reserve_and_fill(struct buf *b, const char *data, size_t n, size_t m
 static void random_step(struct buf *b, struct model *m, uint32_t *rnd) {
   char data[300];
   size_t n = test_random(rnd) % sizeof data, what = test_random(rnd) % 5;
-  for (size_t i = 0; i < n; i++)
-    data[i] = (char)test_random(rnd);
+  for (size_t i = 0; i < n; i++) data[i] = (char)test_random(rnd);
   if (what >= 3 || m->len + n > sizeof m->bytes) {
     buf_consume(b, n * 2);
     model_consume(m, n * 2);
@@ -189,8 +188,7 @@ static void random_step(struct buf *b, struct model *m, uint32_t *rnd) {
     reserve_and_fill(b, data, n, m->len + n + 10);
   else if (what == 2)
     CHECK_EQ(buf_prepend(b, data, n), 0);
-  if (what != 1 || n)
-    model_insert(m, what == 2 ? 0 : m->len, data, n);
+  if (what != 1 || n) model_insert(m, what == 2 ? 0 : m->len, data, n);
 }
 
 TEST(agrees_with_a_plain_array) {

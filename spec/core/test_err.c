@@ -46,8 +46,7 @@ TEST(answers_for_unknown_codes) {
 }
 
 static bool any_upper(const char *text) {
-  while (*text && !isupper((unsigned char)*text))
-    text++;
+  while (*text && !isupper((unsigned char)*text)) text++;
   return *text != 0;
 }
 

@@ -24,8 +24,7 @@ struct answers {
 };
 
 static bool answers_equal(const struct answers *a, const struct answers *b) {
-  if (a->n != b->n)
-    return false;
+  if (a->n != b->n) return false;
   for (size_t i = 0; i < a->n; i++) {
     const struct answer *x = &a->list[i], *y = &b->list[i];
     if (x->code != y->code || x->cut.at != y->cut.at || x->cut.len != y->cut.len ||
@@ -40,8 +39,7 @@ static struct answer ask(const struct framing *f, struct scan *s, const char *p,
                          bool ended) {
   struct answer a = {0};
   char *copy = n ? malloc(n) : NULL;
-  if (n)
-    memcpy(copy, p, n);
+  if (n) memcpy(copy, p, n);
   a.code = framing_cut(f, s, copy, n, ended, &a.cut);
   free(copy);
   return a;
@@ -72,8 +70,7 @@ static bool take_all(struct stream *st, size_t end, bool ended) {
       return true;
     }
     st->got.list[st->got.n++] = a;
-    if (a.code)
-      return false;
+    if (a.code) return false;
     st->at += a.cut.take;
     st->scan = (struct scan){0};
   }
@@ -85,10 +82,8 @@ static struct answers deliver(const struct framing *f, const char *p, size_t n, 
   struct stream st = {.f = f, .p = p, .n = n};
   bool on = true;
   for (size_t end = 1; on && end < n; end++)
-    if (cuts >> (end - 1) & 1)
-      on = take_all(&st, end, false);
-  if (on)
-    take_all(&st, n, true);
+    if (cuts >> (end - 1) & 1) on = take_all(&st, end, false);
+  if (on) take_all(&st, n, true);
   return st.got;
 }
 
@@ -108,8 +103,7 @@ static size_t terminator_at(const struct framing *f, const char *p, size_t n, si
     return n - i >= f->delimiter_len && memcmp(p + i, f->delimiter, f->delimiter_len) == 0
                ? f->delimiter_len
                : 0;
-  if (p[i] == '\n')
-    return 1;
+  if (p[i] == '\n') return 1;
   return p[i] == '\r' && i + 1 < n && p[i + 1] == '\n' ? 2 : 0;
 }
 
@@ -126,10 +120,8 @@ static struct answer plain_search(const struct framing *f, const char *p, size_t
   *loose = false;
   for (size_t i = 0; i < n; i++) {
     size_t k = terminator_at(f, p, n, i);
-    if (k && i > f->max)
-      return (struct answer){.code = ERR_MSGSIZE};
-    if (k)
-      return (struct answer){0, {0, f->keep ? i + k : i, i + k}};
+    if (k && i > f->max) return (struct answer){.code = ERR_MSGSIZE};
+    if (k) return (struct answer){0, {0, f->keep ? i + k : i, i + k}};
   }
   if (f->last && n)
     return n > f->max ? (struct answer){.code = ERR_MSGSIZE} : (struct answer){0, {0, n, n}};
@@ -160,8 +152,7 @@ static void check_all_strings(const struct framing *f, const char *letters, size
   for (size_t n = 0, count = 1; n <= longest; n++, count *= base)
     for (size_t code = 0; code < count; code++) {
       size_t rest = code;
-      for (size_t i = 0; i < n; i++, rest /= base)
-        text[i] = letters[rest % base];
+      for (size_t i = 0; i < n; i++, rest /= base) text[i] = letters[rest % base];
       check_against_plain(f, text, n);
       check_every_split(f, text, n);
     }
@@ -349,8 +340,7 @@ TEST(survives_lengths_beyond_all_memory) {
       f.adjust = adjusts[i];
       f.includes_header = j & 1;
       uint64_t v = 0;
-      for (int b = 0; b < 8; b++)
-        v = v << 8 | (unsigned char)values[j / 2][b];
+      for (int b = 0; b < 8; b++) v = v << 8 | (unsigned char)values[j / 2][b];
       __int128 total = (__int128)v + f.adjust + (f.includes_header ? 0 : 8);
       int want = total < 8                    ? ERR_PROTO
                  : total > (__int128)SIZE_MAX ? ERR_MSGSIZE

@@ -14,8 +14,7 @@
  * was refused. */
 static char *write_message(const struct framing *f, const char *data, size_t n, const char *head,
                            size_t head_len, size_t *total) {
-  if (framing_size(f, data, n, head_len, total) != 0)
-    return NULL;
+  if (framing_size(f, data, n, head_len, total) != 0) return NULL;
   char *wire = malloc(*total ? *total : 1);
   memset(wire, '?', *total);
   framing_encode(f, data, n, head, wire);
@@ -116,8 +115,7 @@ TEST(accepts_exactly_what_will_be_found) {
     for (size_t n = 0; n <= 8; n++)
       for (unsigned code = 0; code < 1u << n; code++) {
         char data[8];
-        for (size_t b = 0; b < n; b++)
-          data[b] = code >> b & 1 ? 'b' : 'a';
+        for (size_t b = 0; b < n; b++) data[b] = code >> b & 1 ? 'b' : 'a';
         check_accepted_iff_found(&f, data, n);
       }
   }
@@ -243,8 +241,7 @@ static void check_length_round_trip(const struct framing *f, const char *data, s
       (int64_t)(f->strip + n) - f->adjust - (f->includes_header ? 0 : (int64_t)f->offset + f->size);
   char *wire = write_message(f, data, n, "12345678", head, &total);
   CHECK((wire != NULL) == (f->strip + n >= f->offset + f->size && counted >= 0));
-  if (!wire)
-    return;
+  if (!wire) return;
   CHECK_EQ(framing_cut(f, &(struct scan){0}, wire, total, false, &cut), 0);
   CHECK(cut.at == f->strip && cut.len == n && cut.take == total);
   CHECK_MEM(wire, head, "12345678", head);
@@ -266,7 +263,6 @@ TEST(finds_every_length_message_that_it_wrote) {
     f.adjust = (int64_t)(shape / 20 % 3) * 4 - 4;
     f.offset = shape / 60 % 4;
     f.strip = shape / 240;
-    for (size_t n = 0; n <= 24; n++)
-      check_length_round_trip(&f, "the quick brown fox jumps", n);
+    for (size_t n = 0; n <= 24; n++) check_length_round_trip(&f, "the quick brown fox jumps", n);
   }
 }

@@ -51,8 +51,7 @@ static void repeat_reports(struct world *w, struct probe *a, struct probe *b) {
   b->reports = 0;
   AWAIT(w, b->reports >= 2);
   probe_want(b, 0);
-  for (int i = 0; i < 3; i++)
-    w->ops->poll(w, w->ops->now(w));
+  for (int i = 0; i < 3; i++) w->ops->poll(w, w->ops->now(w));
   CHECK_EQ(b->reports, 0);
   probe_want(b, LINK_IN | LINK_OUT);
   AWAIT(w, b->seen == (LINK_IN | LINK_OUT));
@@ -183,8 +182,7 @@ static struct probe *victim;
 
 static void close_victim(struct probe *p) {
   p->link->ops->want(p->link, 0);
-  if (!victim)
-    return;
+  if (!victim) return;
   probe_close(victim, true);
   victim = NULL;
 }

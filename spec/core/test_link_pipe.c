@@ -65,8 +65,7 @@ TEST(shutting_a_pipe_whose_peer_closed_is_no_failure) { probe_run(probe_pipe, sh
 
 static void silent_when_dry(struct world *w, struct probe *a, struct probe *b) {
   probe_want(b, LINK_IN);
-  for (int i = 0; i < 3; i++)
-    w->ops->poll(w, w->ops->now(w));
+  for (int i = 0; i < 3; i++) w->ops->poll(w, w->ops->now(w));
   CHECK_EQ(b->reports, 0);
   CHECK(!w->ops->poll(w, INFINITY));
   probe_close_both(a, b);

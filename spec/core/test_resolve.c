@@ -47,18 +47,15 @@ static int ask_system(const char *host, const struct addrinfo *hints, struct add
 /* Numeric, so that the system answers without asking anybody. */
 static int answer_twice(const struct addrinfo *hints, struct addrinfo **out) {
   int r = ask_system("192.0.2.7", hints, out);
-  if (r == 0)
-    r = ask_system("192.0.2.7", hints, &(*out)->ai_next);
+  if (r == 0) r = ask_system("192.0.2.7", hints, &(*out)->ai_next);
   return r ? r : ask_system("2001:db8::7", hints, &(*out)->ai_next->ai_next);
 }
 
 static void pass_gate(void) {
   pthread_mutex_lock(&gate.lock);
-  if (++gate.inside > gate.most)
-    gate.most = gate.inside;
+  if (++gate.inside > gate.most) gate.most = gate.inside;
   pthread_cond_broadcast(&gate.changed);
-  while (!gate.open)
-    pthread_cond_wait(&gate.changed, &gate.lock);
+  while (!gate.open) pthread_cond_wait(&gate.changed, &gate.lock);
   gate.inside--;
   pthread_mutex_unlock(&gate.lock);
 }
@@ -77,13 +74,11 @@ int getaddrinfo(const char *restrict host, const char *restrict service,
   (void)service;
   note_call();
   for (size_t i = 0; i < sizeof failures / sizeof *failures; i++) {
-    if (strcmp(host, failures[i].host) != 0)
-      continue;
+    if (strcmp(host, failures[i].host) != 0) continue;
     errno = failures[i].error;
     return failures[i].eai;
   }
-  if (strcmp(host, "twice") == 0)
-    return answer_twice(hints, out);
+  if (strcmp(host, "twice") == 0) return answer_twice(hints, out);
   if (strcmp(host, "gate") == 0) {
     pass_gate();
     return EAI_NONAME;
@@ -107,18 +102,15 @@ static void gate_open(void) {
 
 static void gate_await(unsigned n) {
   pthread_mutex_lock(&gate.lock);
-  while (gate.inside < n)
-    pthread_cond_wait(&gate.changed, &gate.lock);
+  while (gate.inside < n) pthread_cond_wait(&gate.changed, &gate.lock);
   pthread_mutex_unlock(&gate.lock);
 }
 
 static int count_threads(void) {
   int n = 0;
   DIR *d = opendir("/proc/self/task");
-  while (d && readdir(d))
-    n++;
-  if (d)
-    closedir(d);
+  while (d && readdir(d)) n++;
+  if (d) closedir(d);
   return n - 2; /* "." and ".." */
 }
 
@@ -140,10 +132,8 @@ static void on_done(struct lookup *l, int code, const struct addr *list, int n) 
   q->code = code;
   q->n = n;
   q->answers++;
-  for (int i = 0; i < n && i < 8; i++)
-    q->list[i] = list[i];
-  if (q->to_drop)
-    q->world->ops->resolve_drop(q->world, &q->to_drop->lookup);
+  for (int i = 0; i < n && i < 8; i++) q->list[i] = list[i];
+  if (q->to_drop) q->world->ops->resolve_drop(q->world, &q->to_drop->lookup);
 }
 
 static void ask(struct world *w, struct question *q, const char *host) {
@@ -202,14 +192,12 @@ TEST(at_most_four_ask_at_once_and_all_are_answered) {
   struct question qs[N];
   int threads = count_threads(), answers = 0;
   gate_shut();
-  for (int i = 0; i < N; i++)
-    ask(w, &qs[i], "gate");
+  for (int i = 0; i < N; i++) ask(w, &qs[i], "gate");
   gate_await(4);
   CHECK_EQ(w->ops->open(w), N);
   gate_open();
   AWAIT(w, w->ops->open(w) == 0);
-  for (int i = 0; i < N; i++)
-    answers += qs[i].answers;
+  for (int i = 0; i < N; i++) answers += qs[i].answers;
   CHECK_EQ(answers, N);
   CHECK_EQ(gate.most, 4);
   CHECK_EQ(gate.masked, N);
@@ -223,8 +211,7 @@ TEST(a_dropped_question_is_not_answered) {
   struct question qs[N], late;
   int threads = count_threads();
   gate_shut();
-  for (int i = 0; i < N; i++)
-    ask(w, &qs[i], "gate");
+  for (int i = 0; i < N; i++) ask(w, &qs[i], "gate");
   gate_await(4);
   w->ops->resolve_drop(w, &qs[5].lookup); /* the last of the queue */
   ask(w, &late, "gate");
@@ -280,15 +267,13 @@ TEST(a_world_closes_while_the_system_still_thinks) {
   struct question qs[N];
   int threads = count_threads();
   gate_shut();
-  for (int i = 0; i < N; i++)
-    ask(w, &qs[i], "gate");
+  for (int i = 0; i < N; i++) ask(w, &qs[i], "gate");
   gate_await(4);
   double before = other->ops->now(other);
   w->ops->close(w);
   CHECK(other->ops->now(other) - before < 1);
   gate_open();
   await_threads(other, threads);
-  for (int i = 0; i < N; i++)
-    CHECK_EQ(qs[i].answers, 0);
+  for (int i = 0; i < N; i++) CHECK_EQ(qs[i].answers, 0);
   probe_world_end(other);
 }

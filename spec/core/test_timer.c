@@ -14,8 +14,7 @@ enum { MANY = 200, STEPS = 10000 };
 static bool heap_is_sound(const struct timers *ts) {
   for (size_t i = 0; i < ts->n; i++) {
     const struct timer *t = ts->heap[i], *up = ts->heap[i ? (i - 1) / 2 : 0];
-    if (t->at != i + 1 || up->due > t->due || (up->due == t->due && up->seq > t->seq))
-      return false;
+    if (t->at != i + 1 || up->due > t->due || (up->due == t->due && up->seq > t->seq)) return false;
   }
   return true;
 }
@@ -25,8 +24,7 @@ static struct timer *expected_first(struct timer *list, const unsigned *order) {
   struct timer *best = NULL;
   for (size_t i = 0; i < MANY; i++) {
     struct timer *t = &list[i];
-    if (!timer_armed(t))
-      continue;
+    if (!timer_armed(t)) continue;
     if (!best || t->due < best->due ||
         (t->due == best->due && order[i] < order[(size_t)(best - list)]))
       best = t;
@@ -44,10 +42,8 @@ TEST(starts_empty) {
 TEST(fires_equal_dues_in_the_order_armed) {
   struct timers ts = {0};
   struct timer t[MANY] = {0};
-  for (size_t i = 0; i < MANY; i++)
-    CHECK_EQ(timers_arm(&ts, &t[i * 7 % MANY], 5), 0);
-  for (size_t i = 0; i < MANY; i++)
-    CHECK(timers_pop(&ts, 5) == &t[i * 7 % MANY]);
+  for (size_t i = 0; i < MANY; i++) CHECK_EQ(timers_arm(&ts, &t[i * 7 % MANY], 5), 0);
+  for (size_t i = 0; i < MANY; i++) CHECK(timers_pop(&ts, 5) == &t[i * 7 % MANY]);
   CHECK(timers_pop(&ts, 5) == NULL);
   timers_fini(&ts);
 }
@@ -82,11 +78,9 @@ TEST(pops_only_what_is_due) {
 TEST(leaves_timers_disarmed_at_the_end) {
   struct timers ts = {0};
   struct timer t[3] = {0};
-  for (size_t i = 0; i < 3; i++)
-    timers_arm(&ts, &t[i], 1);
+  for (size_t i = 0; i < 3; i++) timers_arm(&ts, &t[i], 1);
   timers_fini(&ts);
-  for (size_t i = 0; i < 3; i++)
-    CHECK(!timer_armed(&t[i]));
+  for (size_t i = 0; i < 3; i++) CHECK(!timer_armed(&t[i]));
   CHECK_EQ(timers_arm(&ts, &t[0], 1), 0);
   timers_fini(&ts);
 }

@@ -89,8 +89,7 @@ TEST(poll_waits_until_the_time_and_not_less) {
 TEST(poll_only_looks_when_the_time_is_past) {
   struct world *w = probe_world();
   double before = w->ops->now(w);
-  for (int i = 0; i < 100; i++)
-    CHECK(w->ops->poll(w, i % 2 ? -INFINITY : before - 1));
+  for (int i = 0; i < 100; i++) CHECK(w->ops->poll(w, i % 2 ? -INFINITY : before - 1));
   CHECK(w->ops->now(w) - before < 1);
   probe_world_end(w);
 }
@@ -176,13 +175,11 @@ TEST(a_refused_connect_says_so) {
 static int fill_backlog(struct world *w, const struct addr *at, struct probe *ps, int n) {
   for (int i = 0; i < n; i++) {
     struct link *l;
-    if (w->ops->dial(w, at, NULL, &l) != 0)
-      return i;
+    if (w->ops->dial(w, at, NULL, &l) != 0) return i;
     probe_watch(&ps[i], l);
     probe_want(&ps[i], LINK_OUT);
   }
-  for (int i = 0; i < 10; i++)
-    w->ops->poll(w, w->ops->now(w) + 0.01);
+  for (int i = 0; i < 10; i++) w->ops->poll(w, w->ops->now(w) + 0.01);
   return n;
 }
 

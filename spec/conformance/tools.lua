@@ -1,0 +1,97 @@
+--- What the specs of connections share: ways to bring a connection into a state
+-- that a test begins with, and to run tasks beside it.
+-- What this is not: a test, or anything of use without a connection (support.lua).
+local assert = require "luassert"
+local wire = require "lunewire"
+
+local tools = {}
+
+--- Calls fn -> the seconds it took, its results.
+function tools.timed(fn, ...)
+  local start = wire.now()
+  local results = table.pack(fn(...))
+  return wire.now() - start, table.unpack(results, 1, results.n)
+end
+
+--- Not before its time, and not out of all proportion later.
+function tools.took(seconds, elapsed)
+  assert.is_true(elapsed >= seconds * 0.8, "too early: " .. elapsed)
+  assert.is_true(elapsed < seconds + 5, "too late: " .. elapsed)
+end
+
+--- Sends and has it handed over.
+function tools.put(conn, ...)
+  assert(conn:send(...))
+  assert(conn:flush(5))
+end
+
+--- Puts this into the other end's buffer, with nobody reading there.
+function tools.deliver(from, to, ...)
+  local there = to:buffered()
+  local n = assert(from:send(...))
+  assert(to:peek(there + n, 5))
+end
+
+--- Sends until nothing more is accepted, as the peer does not read -> bytes accepted.
+function tools.fill(conn)
+  local block, total = ("x"):rep(64 * 1024), 0
+  repeat
+    local n = conn:send(block, { timeout = 0.05 })
+    total = total + (n or 0)
+  until not n
+  return total
+end
+
+--- Runs until the condition holds.
+function tools.await(condition)
+  local give_up = wire.now() + 5
+  while not condition() do
+    assert(wire.now() < give_up, "what was awaited never came")
+    wire.sleep(0.001)
+  end
+end
+
+--- Spawns fn(...) and lets it run until it waits -> Task.
+function tools.start(fn, ...)
+  local task = wire.spawn(fn, ...)
+  tools.await(function()
+    return task:status() ~= "ready"
+  end)
+  return task
+end
+
+--- The results of a task that must end well.
+function tools.result(task)
+  local results = table.pack(task:join(8))
+  assert(results[1], results[2])
+  return table.unpack(results, 2, results.n)
+end
+
+--- Spawns fn(i) for i = 1..n, in this order -> list of tasks.
+function tools.spawn_all(n, fn)
+  local tasks = {}
+  for i = 1, n do
+    tasks[i] = wire.spawn(fn, i)
+  end
+  return tasks
+end
+
+--- The first results of all these tasks.
+function tools.results(tasks)
+  local list = {}
+  for i, task in ipairs(tasks) do
+    list[i] = tools.result(task)
+  end
+  return list
+end
+
+--- What an iterator gives, as a list.
+function tools.gather(...)
+  local list = {}
+  for value in ... do
+    list[#list + 1] = value
+  end
+  return list
+end
+
+return tools

@@ -1,0 +1,258 @@
+-- Framings that are written in Lua: a table with decode and encode.
+-- What this is not: the built-in framings.
+local support = require "spec.support"
+local frames = require "spec.frames"
+local wire = require "lunewire"
+
+local it = support.it
+
+-- "5:hello," and so on: the length in decimal digits, a colon, the data, a comma.
+local netstring = {}
+
+function netstring.decode(bytes)
+  local digits, at = bytes:match "^(%d+):()"
+  if not digits then
+    if #bytes > 9 or bytes:find "^%D" then return false, "not a netstring", "EPROTO" end
+    return nil, #bytes + 1
+  end
+  local total = at + tonumber(digits)
+  if #bytes < total then return nil, total end
+  return bytes:sub(at, total - 1), total
+end
+
+function netstring.encode(message) return { #message, { ":", message }, "," } end
+
+-- A decoder that only does what a test gives it, and an end to feed it by.
+local function with_decoder(decode, opts)
+  opts = opts or {}
+  opts.framing = { decode = decode, encode = netstring.encode }
+  return wire.pipe(opts)
+end
+
+local function close_both(a, b)
+  a:close()
+  b:close()
+end
+
+-- Calls recv_frame, which must raise -> the error.
+local function raised(conn)
+  local ok, err = pcall(conn.recv_frame, conn)
+  assert.is_false(ok)
+  return err
+end
+
+describe("a framing in Lua that decodes", function()
+  it("gives the same messages for every split of the bytes", function()
+    frames.check_every_split(netstring, "5:hello,0:,14:two\nlines\r\n\0,:,1:x,",
+      { "hello", "", "two\nlines\r\n\0,:", "x" })
+  end)
+
+  it("reads back what it wrote", function()
+    local messages = { "", "hello", ("x"):rep(1000), "," }
+    local bytes = frames.sent(netstring, messages)
+    assert.equal("0:,5:hello,1000:" .. ("x"):rep(1000) .. ",1:,,", bytes)
+    assert.same(messages, (frames.received(netstring, { bytes })))
+  end)
+
+  it("is called again only when total_needed bytes are there", function()
+    local sizes = {}
+    local a, b = with_decoder(function(bytes)
+      sizes[#sizes + 1] = #bytes
+      if #bytes < 3 then return nil, 3 end
+      if #bytes < 10 then return nil, 10 end
+      return bytes, #bytes
+    end)
+    local reader = wire.spawn(b.recv_frame, b)
+    for i = 1, 10 do
+      wire.sleep(0)
+      frames.send_pieces(a, { tostring(i % 10) })
+    end
+    assert.same({ true, "1234567890" }, { reader:join(5) })
+    assert.same({ 1, 3, 10 }, sizes)
+    close_both(a, b)
+  end)
+
+  it("may return any value as a message", function()
+    local a, b = with_decoder(function(bytes)
+      if #bytes < 2 then return nil, 2 end
+      return { act = bytes:sub(1, 1), size = #bytes }, 2
+    end)
+    assert(a:send "h1b2")
+    assert.same({ act = "h", size = 4 }, b:recv_frame())
+    assert.same({ act = "b", size = 2 }, b:recv_frame())
+    close_both(a, b)
+  end)
+
+  it("is told of the end, and may make a message of the rest", function()
+    local ends = {}
+    local conn = frames.given({
+      decode = function(bytes, eof)
+        ends[#ends + 1] = eof
+        if eof and #bytes > 0 then return bytes, #bytes end
+        return nil, #bytes + 1
+      end,
+      encode = netstring.encode,
+    }, "the rest")
+    assert.equal("the rest", conn:recv_frame())
+    assert.equal("EOF", select(3, conn:recv_frame()))
+    assert.is_false(ends[1])
+    assert.is_true(ends[#ends])
+    conn:close()
+  end)
+
+  it("and still needs more at the end gives EOF with the partial message", function()
+    local conn = frames.given(netstring, "5:hello,9:par")
+    assert.equal("hello", conn:recv_frame())
+    local frame, message, code, partial = conn:recv_frame()
+    assert.is_nil(frame)
+    assert.matches("^recv_frame ", message)
+    assert.same({ "EOF", "9:par" }, { code, partial })
+    conn:close()
+  end)
+
+  it("and returns false fails the receive with its message and code, losing nothing", function()
+    local a, b = with_decoder(function() return false, "bad magic", "EMAGIC" end)
+    assert(a:send "junk")
+    local frame, message, code = b:recv_frame()
+    assert.is_nil(frame)
+    assert.equal("EMAGIC", code)
+    assert.matches("^recv_frame .*bad magic$", message)
+    assert.equal("junk", b:recv_now())
+    close_both(a, b)
+  end)
+
+  it("and raises raises it from the receive, losing nothing", function()
+    local thrown = {}
+    local a, b = with_decoder(function() error(thrown) end)
+    assert(a:send "junk")
+    assert.equal(thrown, raised(b))
+    assert.equal("junk", b:recv_now())
+    close_both(a, b)
+  end)
+
+  it("and raises does not hold up the next receiver", function()
+    local a, b = with_decoder(function() error "no" end)
+    local first = wire.spawn(b.recv_frame, b)
+    local second = wire.spawn(b.recv, b, 4)
+    wire.sleep(0)
+    assert(a:send "junk")
+    assert.equal("EERROR", select(3, first:join(5)))
+    assert.same({ true, "junk" }, { second:join(5) })
+    close_both(a, b)
+  end)
+
+  it("and consumes more than there is, or less than nothing, is misuse", function()
+    for _, consumed in ipairs { 5, math.maxinteger, -1, 1.5, "four", false } do
+      local a, b = with_decoder(function(bytes) return bytes, consumed end)
+      assert(a:send "junk")
+      assert.matches("decode", raised(b))
+      assert.equal("junk", b:recv_now())
+      close_both(a, b)
+    end
+  end)
+
+  it("and names no more than there is already is asked again when more came", function()
+    for _, needed in ipairs { 0, 1, false } do
+      local calls = 0
+      local a, b = with_decoder(function(bytes)
+        calls = calls + 1
+        if #bytes < 4 then return nil, needed or nil end
+        return bytes, 4
+      end)
+      local reader = wire.spawn(b.recv_frame, b)
+      for _, piece in ipairs { "ju", "n", "k" } do
+        wire.sleep(0.01)
+        frames.send_pieces(a, { piece })
+      end
+      assert.same({ true, "junk" }, { reader:join(5) })
+      assert.is_true(calls <= 3, calls)
+      close_both(a, b)
+    end
+  end)
+
+  it("is held to the connection's frame limit", function()
+    local function never(bytes) return nil, #bytes + 1 end
+    local a, b = with_decoder(never, { limits = { frame = 50 } })
+    assert(a:send(("x"):rep(60)))
+    assert.equal("EMSGSIZE", select(3, b:recv_frame(5)))
+    close_both(a, b)
+    a, b = with_decoder(function() return nil, 1 << 40 end)
+    assert(a:send "x")
+    assert.equal("EMSGSIZE", select(3, b:recv_frame(5)))
+    assert.equal("x", b:recv_now())
+    close_both(a, b)
+  end)
+end)
+
+describe("a framing in Lua that encodes", function()
+  it("gets the options of send_frame", function()
+    local a, b = wire.pipe { framing = {
+      decode = netstring.decode,
+      encode = function(message, opts) return { string.char(opts.type), message } end,
+    } }
+    assert(a:send_frame("x", { type = 7 }))
+    a:close()
+    assert.equal("\7x", b:read "a")
+    b:close()
+  end)
+
+  it("gets any message, and returns what send takes", function()
+    local a, b = wire.pipe { framing = {
+      decode = netstring.decode,
+      encode = function(message) return { message.act, { " ", message.n, { "\n" } } } end,
+    } }
+    assert(a:send_frame { act = "set", n = 5 })
+    assert.equal("set 5", b:recv_line())
+    close_both(a, b)
+  end)
+
+  it("and raises raises it from send_frame, and nothing is sent", function()
+    local a, b = wire.pipe { framing = {
+      decode = netstring.decode,
+      encode = function(message) return message.no_such_field.x end,
+    } }
+    assert.is_false(pcall(a.send_frame, a, {}))
+    assert(a:send "next")
+    a:close()
+    assert.equal("next", b:read "a")
+    b:close()
+  end)
+
+  it("and returns what cannot be sent is misuse, and nothing is sent", function()
+    for _, wrong in ipairs { false, print, { "a", true } } do
+      local a, b = wire.pipe { framing = {
+        decode = netstring.decode, encode = function() return wrong end,
+      } }
+      assert.is_false(pcall(a.send_frame, a, "x"))
+      a:close()
+      assert.equal("", b:read "a")
+      b:close()
+    end
+  end)
+end)
+
+describe("a framing in Lua", function()
+  it("works over a socket, both ways at once", function()
+    local client, server = support.pair { framing = netstring }
+    for i = 1, 50 do assert(client:send_frame(("x"):rep(i))) end
+    for i = 50, 1, -1 do assert(server:send_frame(("y"):rep(i))) end
+    for i = 1, 50 do assert.equal(("x"):rep(i), server:recv_frame(5)) end
+    for i = 50, 1, -1 do assert.equal(("y"):rep(i), client:recv_frame(5)) end
+    close_both(client, server)
+  end)
+
+  it("replaces another one at a message boundary", function()
+    local conn = frames.given(wire.framing.line(), "text\n5:hello,")
+    assert.equal("text", conn:recv_frame())
+    conn:set_framing(netstring)
+    assert.equal("hello", conn:recv_frame())
+    conn:close()
+  end)
+
+  it("without a decode or an encode that can be called is misuse", function()
+    local a, b = wire.pipe()
+    assert.is_false(pcall(a.set_framing, a, { decode = "no", encode = netstring.encode }))
+    assert.is_false(pcall(a.set_framing, a, { decode = netstring.decode, encode = 5 }))
+    close_both(a, b)
+  end)
+end)

@@ -1,0 +1,283 @@
+-- What all specs share: tests that may wait, with a time limit and a check that nothing is
+-- left over; pairs of connections; real programs as peers.
+-- What this is not: it asserts nothing about the library's behaviour.
+--
+--   support.it(title, body[, limit])          body runs in a task
+--   support.it_outside(title, body[, limit])  body runs outside any task, as a main chunk does
+--
+-- A body that lets a task die of an uncaught error must take_errors().  At the end of a test
+-- the core's census must be all zero: what is still open or referred to by a global fails it.
+local it = require("busted").it
+local wire = require "lunewire"
+local census = require("lunewire.core").census
+
+local support = {}
+
+-- A machine that checks every access is slower; limits grow with it.
+local slowness = ({ sanitize = 4, valgrind = 20 })[os.getenv "LUNEWIRE_SUITE"] or 1
+local DEFAULT_LIMIT = 10
+local SETTLE_SECONDS = 6 -- closing connections linger for 2 s
+
+-- ---- the guard -----------------------------------------------------------------------
+-- A process that ends this one if a test overruns although the loop itself may be stuck, and
+-- says which test it was.
+
+local GUARD = [[exec bash -c 'while read -r limit title; do
+  read -r -t "$limit" over && continue
+  [ $? -gt 128 ] || exit 0
+  echo "HUNG for $limit s: $title" >&2
+  kill -ABRT %d; sleep 2; kill -KILL %d 2>/dev/null; exit
+done']]
+
+local function start_guard()
+  local stat <close> = assert(io.open "/proc/self/stat")
+  local pid = stat:read "n"
+  local guard = assert(io.popen(GUARD:format(pid, pid), "w"))
+  guard:setvbuf "no"
+  return guard
+end
+
+local guard
+
+local function guard_begin(title, seconds)
+  guard = guard or start_guard()
+  guard:write(math.ceil(seconds), " ", title, "\n")
+end
+
+local function guard_end() guard:write "over\n" end
+
+-- ---- uncaught errors -----------------------------------------------------------------
+
+local errors = {}
+
+local function note_error(err, traceback, task)
+  errors[#errors + 1] = { err = err, traceback = traceback, task = task }
+end
+
+-- The uncaught errors since the test began or since the last call: a list of
+-- {err=, traceback=, task=}.
+function support.take_errors()
+  local taken = errors
+  errors = {}
+  return taken
+end
+
+local function unreported()
+  local texts = {}
+  for i, e in ipairs(support.take_errors()) do
+    texts[i] = "uncaught error in a task: " .. tostring(e.traceback or e.err)
+  end
+  return texts[1] and table.concat(texts, "\n")
+end
+
+-- ---- the end check -------------------------------------------------------------------
+
+-- What a failed test left behind must not fail those after it.
+local left_before = {}
+
+local function leftovers()
+  local list = {}
+  for name, count in pairs(census()) do
+    local more = count - (left_before[name] or 0)
+    if more > 0 then list[#list + 1] = ("%d %s"):format(more, name) end
+  end
+  table.sort(list)
+  return list[1] and table.concat(list, ", ")
+end
+
+local function collect()
+  collectgarbage()
+  collectgarbage()
+end
+
+-- Turns the loop until nothing is left -> nil, or what is left all the same.
+local function settle()
+  local start = wire.now()
+  collect()
+  while leftovers() and wire.now() - start < SETTLE_SECONDS * slowness do
+    wire.run(wire.sleep, 0.005)
+    collect()
+  end
+  return leftovers()
+end
+
+-- Raises if anything is open in the core or an error went unreported.
+function support.check_end()
+  local text = unreported()
+  local left = settle()
+  if left then
+    left_before = census()
+    text = (text and text .. "\n" or "") .. "left over at the end: " .. left
+  elseif not next(left_before) then
+    wire.run() -- nothing can happen: must return
+  end
+  if text then error(text, 0) end
+end
+
+-- ---- tests ---------------------------------------------------------------------------
+
+-- A failed assertion carries its position already.
+local function on_error(err)
+  if type(err) == "string" then return debug.traceback(err, 2) end
+  return err == nil and debug.traceback("error(nil)", 2) or err
+end
+
+-- What an earlier test left open could keep its loop going for ever.
+local function run_outside(body)
+  if next(left_before) then return false, "not run: an earlier test left something open" end
+  return xpcall(body, on_error)
+end
+
+local function run_in_task(body, limit)
+  local thread, ok, err
+  local function main()
+    thread = coroutine.running()
+    ok, err = xpcall(body, on_error)
+  end
+  wire.run(function()
+    local task = wire.spawn(main)
+    local _, _, code = task:join(limit)
+    if code ~= "ETIMEDOUT" then return end
+    err = "not over after " .. limit .. " s"
+    if thread then err = debug.traceback(thread, err .. "; it stands here:") end
+    task:cancel()
+    task:join(1)
+    ok = false
+  end)
+  return ok, err
+end
+
+local function finish(ok, err)
+  support.stop_peers()
+  local settled, left = pcall(support.check_end)
+  guard_end()
+  if not ok then error(err, 0) end
+  if not settled then error(left, 0) end
+end
+
+local function define(title, run, body, limit)
+  limit = (limit or DEFAULT_LIMIT) * slowness
+  it(title, function()
+    guard_begin(title, limit + SETTLE_SECONDS * slowness + 5)
+    wire.on_error(note_error)
+    support.take_errors()
+    finish(run(body, limit))
+  end)
+end
+
+function support.it(title, body, limit) define(title, run_in_task, body, limit) end
+
+function support.it_outside(title, body, limit) define(title, run_outside, body, limit) end
+
+-- ---- what tests often say ------------------------------------------------------------
+
+-- Calls fn, which must raise; its error, as text, must match -> the error itself.
+function support.raises(pattern, fn, ...)
+  local ok, err = pcall(fn, ...)
+  if ok then error("no error was raised; expected one like: " .. pattern, 2) end
+  if not tostring(err):find(pattern) then
+    error(("the error %q does not match %q"):format(tostring(err), pattern), 2)
+  end
+  return err
+end
+
+-- support.fails("ETIMEDOUT", conn:recv(1)): the results are nil, a message and that code
+-- -> the message and what follows the code.
+function support.fails(code, result, message, actual, ...)
+  local text = ("nil, message, %q"):format(code)
+  if result ~= nil or type(message) ~= "string" or actual ~= code then
+    error(("expected %s, got %s, %s, %s"):format(text, result, message, actual), 2)
+  end
+  return message, ...
+end
+
+-- ---- pairs of connections ------------------------------------------------------------
+
+-- -> client, server: two ends of one TCP connection; opts are those of connect and listen.
+function support.pair(opts)
+  local server <close> = assert(wire.listen("127.0.0.1:0", opts))
+  local client = assert(wire.connect(server:addr(), opts))
+  return client, (assert(server:accept(5)))
+end
+
+-- A conformance suite runs once for each.
+support.transports = {
+  { name = "tcp", pair = support.pair },
+  { name = "pipe", pair = function(opts) return wire.pipe(opts) end },
+}
+
+-- ---- peers ---------------------------------------------------------------------------
+-- A real program, started by the shell in a process group of its own.  Its output comes back
+-- through a connection, so that a test awaits it as it awaits anything else.
+
+local Peer = {}
+Peer.__index = Peer
+
+local running = {} -- all that output() or stop() did not end
+
+local function quote(text) return "'" .. text:gsub("'", "'\\''") .. "'" end
+
+-- The exit status travels behind the output.
+local PEER = [[{ (
+%s
+) </dev/null 2>&1; printf '\n%%d' $?; } | nc -N 127.0.0.1 %d >/dev/null 2>&1]]
+local START = "setsid timeout -k 1 %d sh -c %s >/dev/null 2>&1 </dev/null & echo $!"
+
+-- Starts a shell command; its standard input is empty unless it pipes something in.
+function support.peer(command)
+  local control <close> = assert(wire.listen "127.0.0.1:0")
+  local script = PEER:format(command, control:port())
+  local shell = assert(io.popen(START:format(60 * slowness, quote(script))))
+  local peer = setmetatable({ pid = shell:read "n" }, Peer)
+  shell:close()
+  running[peer] = true
+  peer.conn = assert(control:accept(5 * slowness))
+  return peer
+end
+
+-- Waits for the next line that the program prints -> the line, without its newline.
+function Peer:line() return self.conn:recv_line() end
+
+-- Waits for the program's end -> everything it printed (and line() has not taken), its exit
+-- status.
+function Peer:output()
+  local text = assert(self.conn:read "a")
+  self.conn:close()
+  running[self] = nil
+  if self.file then os.remove(self.file) end
+  local output, status = text:match "^(.*)\n(%d+)$"
+  return output or text, tonumber(status)
+end
+
+-- Ends the program and all that it started.
+function Peer:stop()
+  if not running[self] then return end
+  running[self] = nil
+  os.execute(("kill -s TERM -- -%d 2>/dev/null"):format(self.pid))
+  if self.file then os.remove(self.file) end
+  if self.conn then self.conn:reset() end
+end
+
+function support.stop_peers()
+  for peer in pairs(running) do peer:stop() end
+end
+
+local function write_script(text)
+  local name = os.tmpname()
+  local file <close> = assert(io.open(name, "w"))
+  assert(file:write(text))
+  return name
+end
+
+-- Runs a Lua script, a file's name or the text itself, in a process of its own.
+function support.lua(script, ...)
+  local temporary = not script:match "^[^\n]+%.lua$" and write_script(script)
+  local words = { "LUA_PATH=" .. quote(package.path), "LUA_CPATH=" .. quote(package.cpath),
+    "lua5.4", quote(temporary or script) }
+  for _, argument in ipairs { ... } do words[#words + 1] = quote(tostring(argument)) end
+  local peer = support.peer(table.concat(words, " "))
+  peer.file = temporary
+  return peer
+end
+
+return support
