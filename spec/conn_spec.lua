@@ -12,6 +12,7 @@ local chapters = {
   "send",
   "ends",
   "facts",
+  "chaos",
 }
 
 for _, transport in ipairs(support.transports) do

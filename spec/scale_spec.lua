@@ -1,6 +1,7 @@
 -- Many connections at once between two processes, one client script and one server script.
 -- What this is not: a benchmark; it measures nothing but what must be exact.
 local support = require "spec.support"
+local wire = require "lunewire"
 
 -- Under an observer each step costs many times more, and what is looked for shows with fewer.
 local CONNECTIONS = ({ sanitize = 1000, valgrind = 200 })[os.getenv "LUNEWIRE_SUITE"] or 5000
@@ -71,6 +72,22 @@ wire.run(function()
 end)
 ]]
 
+-- An echo server that can have 40 descriptors at most.
+local SMALL_SERVER = [[
+local wire = require "lunewire"
+assert(os.execute "prlimit --nofile=40 --pid $PPID")
+local server = assert(wire.serve("127.0.0.1:0", function(conn, server)
+  for line in conn:lines() do
+    conn:send(line, "\n")
+    if line == "stop" then server:close() end
+  end
+end))
+io.stdout:setvbuf "line"
+print(server:port())
+wire.run()
+print "stopped"
+]]
+
 local function numbers(text)
   local list = {}
   for n in text:gmatch "%-?%d+" do list[#list + 1] = tonumber(n) end
@@ -83,11 +100,36 @@ describe("one server script and one client script", function()
     local server = support.lua(SERVER, CONNECTIONS)
     local port, start = assert(server:line()), tonumber(server:line())
     local client = support.lua(CLIENT, "127.0.0.1:" .. port, CONNECTIONS, PACKAGES)
+    client.conn:set_timeout(60)
+    server.conn:set_timeout(60)
     local output, status = client:output()
     assert.same({ CONNECTIONS, CONNECTIONS * PACKAGES }, numbers(output), output)
     assert.equal(0, status, output)
     output, status = server:output()
     assert.same({ CONNECTIONS, 0, start }, numbers(output), output)
     assert.equal(0, status, output)
+  end, 60)
+end)
+
+describe("a server that runs out of descriptors", function()
+  support.it("pauses accepting and ends nothing: every client is served in the end", function()
+    local server = support.lua(SMALL_SERVER)
+    local address, served = "127.0.0.1:" .. assert(server:line()), 0
+    local function visit(i)
+      local conn <close> = assert(wire.connect(address))
+      conn:send(i, "\n")
+      assert(conn:recv_line() == tostring(i))
+      wire.sleep(0.05) -- keeps its descriptor for a while
+      served = served + 1
+    end
+    local tasks = {}
+    for i = 1, 200 do tasks[i] = wire.spawn(visit, i) end
+    for _, task in ipairs(tasks) do assert(task:join()) end
+    assert.equal(200, served)
+    local last <close> = assert(wire.connect(address))
+    last:send "stop\n"
+    assert.equal("stop", last:recv_line(5))
+    last:close()
+    assert.matches("stopped", (server:output()))
   end, 60)
 end)

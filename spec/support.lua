@@ -223,8 +223,9 @@ local PEER = [[{ (
 ) </dev/null 2>&1; printf '\n%%d' $?; } | nc -N 127.0.0.1 %d >/dev/null 2>&1]]
 local START = "setsid timeout -k 1 %d sh -c %s >/dev/null 2>&1 </dev/null & echo $!"
 
--- Starts a shell command; its standard input is empty unless it pipes something in.
-function support.peer(command)
+-- Starts a shell command; its standard input is empty unless it pipes something in.  Awaiting
+-- it fails after `patience` seconds (15) without output.
+function support.peer(command, patience)
   local control <close> = assert(wire.listen "127.0.0.1:0")
   local script = PEER:format(command, control:port())
   local shell = assert(io.popen(START:format(60 * slowness, quote(script))))
@@ -232,6 +233,7 @@ function support.peer(command)
   shell:close()
   running[peer] = true
   peer.conn = assert(control:accept(5 * slowness))
+  peer.conn:set_timeout((patience or 15) * slowness)
   return peer
 end
 

@@ -392,10 +392,10 @@ describe("wire.on_error", function()
       wire.run()
       print "over"
     ]]
-    assert.equal("alive", (peer:line()))
     local output, status = peer:output()
     assert.equal(0, status)
-    assert.matches("over\n$", output)
+    assert.matches("coroutine.yield", output)
+    assert.matches("alive\nover\n$", output)
   end)
 
   support.it_outside("by default writes traceback and message to standard error", function()
@@ -412,6 +412,21 @@ describe("wire.on_error", function()
     assert.matches("to standard error.*stack traceback", output)
     assert.matches("an object", output)
     assert.matches("done\n$", output)
+  end)
+
+  support.it("may wait in its function; the task is failed and can be joined", function()
+    local reported
+    wire.on_error(function(err)
+      wire.sleep(0.01)
+      reported = err
+    end)
+    local task = wire.spawn(error, "slowly reported")
+    wire.sleep(0)
+    local _, err = fails("EERROR", task:join(5))
+    assert.equal("slowly reported", err)
+    while not reported do wire.sleep(0.005) end
+    assert.equal("failed", task:status())
+    fails("EERROR", task:join(5))
   end)
 
   support.it("replaces the function that was there", function()

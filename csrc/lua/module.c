@@ -51,7 +51,8 @@ __attribute__((visibility("default"))) int luaopen_lunewire_core(lua_State *L);
 
 int luaopen_lunewire_core(lua_State *L) {
   static const luaL_Reg functions[] = {{"census", l_census}, {NULL, NULL}};
-  struct rt *rt = task_open(L);
+  struct rt *rt = rt_open(L);
+  task_register(L, rt);
   lua_newtable(L);
   rt_setfuncs(L, rt, functions);
   ltask_register(L, rt);

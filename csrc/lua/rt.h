@@ -52,11 +52,12 @@ struct task {
   struct rt *rt;
   lua_State *co;
   struct waitq joiners;
-  int ref;        /* its anchor */
-  uint16_t calls; /* served in this turn without waiting */
-  uint8_t status;
+  int ref;                 /* its anchor */
+  uint16_t calls;          /* served in this turn without waiting */
+  uint8_t status, outcome; /* outcome: the status that its end will give it */
   bool started, canceled;
-  bool awaited; /* wire.run returns its results: its error is not an uncaught one */
+  bool reporting; /* its on_error function runs, or it runs one for another */
+  bool awaited;   /* wire.run returns its results: its error is not an uncaught one */
 };
 
 struct rt {
@@ -75,13 +76,10 @@ struct rt {
 
 static inline struct rt *rt_of(lua_State *L) { return lua_touserdata(L, lua_upvalueindex(1)); }
 
-/* ---- task.c ---------------------------------------------------------------------- */
+/* ---- rt.c ------------------------------------------------------------------------ */
 
-/* [-(1 + nargs), +1]  Pops a function and its arguments, pushes a new Task, ready to run.
- * closes: stack index of a Conn that is closed when the task ends, or 0. */
-struct task *task_spawn(lua_State *L, struct rt *rt, int nargs, int closes);
-static inline bool task_ended(const struct task *t) { return t->status >= TASK_DONE; }
-
+/* The runtime of this Lua state, made if it is not there yet. */
+struct rt *rt_open(lua_State *L);
 /* Keeps the value at the top alive until released: [-1, +0] -> reference. */
 int rt_anchor(lua_State *L, struct rt *rt);
 void rt_release(lua_State *L, struct rt *rt, int ref);
@@ -91,6 +89,15 @@ void rt_protect(struct rt *rt, lua_CFunction f, void *p);
 void rt_drive_until(lua_State *L, struct rt *rt, bool (*done)(void *), void *arg);
 /* Is the caller a task, or something that a task runs? */
 static inline bool rt_in_task(const struct rt *rt) { return rt->running != NULL; }
+
+/* ---- task.c ---------------------------------------------------------------------- */
+
+/* [-(1 + nargs), +1]  Pops a function and its arguments, pushes a new Task, ready to run.
+ * closes: stack index of a Conn that is closed when the task ends, or 0. */
+struct task *task_spawn(lua_State *L, struct rt *rt, int nargs, int closes);
+static inline bool task_ended(const struct task *t) { return t->status >= TASK_DONE; }
+
+/* ---- op.c ------------------------------------------------------------------------ */
 
 /* May this call try now?  ERR_AGAIN: others stand before it, or its turn is over. */
 int op_turn(lua_State *L, struct rt *rt, struct op *o);
@@ -207,7 +214,7 @@ void rt_setfuncs(lua_State *L, struct rt *rt, const luaL_Reg *l);
 void rt_metatable(lua_State *L, struct rt *rt, const char *name, const luaL_Reg *methods,
                   lua_CFunction gc);
 
-struct rt *task_open(lua_State *L);
+void task_register(lua_State *L, struct rt *rt);
 void ltask_register(lua_State *L, struct rt *rt);
 void lco_register(lua_State *L, struct rt *rt);
 void lconn_register(lua_State *L, struct rt *rt);

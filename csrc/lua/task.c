@@ -36,23 +36,6 @@ int coroutine_pass_wait(lua_State *L, struct rt *rt, lua_KFunction k) {
   return coroutine_park(L, (lua_KContext)rt->running, k);
 }
 
-/* ---- anchors ---------------------------------------------------------------------- */
-
-int rt_anchor(lua_State *L, struct rt *rt) {
-  lua_rawgeti(L, LUA_REGISTRYINDEX, rt->anchors);
-  lua_insert(L, -2);
-  int ref = luaL_ref(L, -2);
-  lua_pop(L, 1);
-  return ref;
-}
-
-void rt_release(lua_State *L, struct rt *rt, int ref) {
-  if (ref == LUA_NOREF) return;
-  lua_rawgeti(L, LUA_REGISTRYINDEX, rt->anchors);
-  luaL_unref(L, -1, ref);
-  lua_pop(L, 1);
-}
-
 static void push_task(lua_State *L, const struct task *t) {
   lua_rawgeti(L, LUA_REGISTRYINDEX, t->rt->anchors);
   lua_rawgeti(L, -1, t->ref);
@@ -113,11 +96,16 @@ static void push_reporter(lua_State *L, const struct rt *rt) {
 
 /* ---- the body --------------------------------------------------------------------- */
 
+/* There is nobody left to tell but the terminal. */
+static void complain(const char *error) {
+  fprintf(stderr, "lunewire: error in the on_error function: %s\n", error);
+}
+
 static int after_report(lua_State *L, int status, lua_KContext ctx) {
   (void)ctx;
   if (status != LUA_OK && status != LUA_YIELD) {
-    fprintf(stderr, "lunewire: error in the on_error function: %s\n", luaL_tolstring(L, -1, NULL));
-    lua_pop(L, 2);
+    complain(lua_isstring(L, -1) ? lua_tostring(L, -1) : luaL_typename(L, -1));
+    lua_pop(L, 1);
   }
   return 2; /* err, traceback */
 }
@@ -130,8 +118,13 @@ static int body_failed(lua_State *L, struct task *t) {
     luaL_tolstring(L, -2, NULL);
   }
   lua_remove(L, -2);
-  t->status = TASK_FAILED;
+  t->outcome = TASK_FAILED;
   if (t->joiners.first || t->awaited) return 2;
+  if (t->reporting) {
+    complain(lua_tostring(L, -1));
+    return 2;
+  }
+  t->reporting = true;
   push_reporter(L, t->rt);
   lua_pushvalue(L, -3);
   lua_pushvalue(L, -3);
@@ -152,11 +145,11 @@ static int body_end(lua_State *L, int status, lua_KContext ctx) {
   struct task *t = (struct task *)ctx;
   close_own_conn(L, t);
   if (status == LUA_OK || status == LUA_YIELD) {
-    t->status = TASK_DONE;
+    t->outcome = TASK_DONE;
     return lua_gettop(L) - 1;
   }
   if (t->canceled && is_canceled(L, -1)) {
-    t->status = TASK_CANCELED;
+    t->outcome = TASK_CANCELED;
     return 0;
   }
   return body_failed(L, t);
@@ -176,6 +169,7 @@ static int task_body(lua_State *L) {
 
 static void task_end(struct task *t) {
   struct rt *rt = t->rt;
+  t->status = t->outcome;
   waitq_wake_all(&t->joiners, 0);
   wait_fini(&t->w.wait);
   rt->tasks--;
@@ -186,7 +180,7 @@ static void task_end(struct task *t) {
 static void task_end_unstarted(struct task *t) {
   close_own_conn(t->rt->driver, t);
   lua_settop(t->co, 0);
-  t->status = TASK_CANCELED;
+  t->outcome = TASK_CANCELED;
   task_end(t);
 }
 
@@ -199,7 +193,7 @@ static int spawn_report(lua_State *L) {
   push_task(L, t);
   lua_getiuservalue(L, -1, 2);
   lua_insert(L, -2);
-  task_spawn(L, t->rt, 3, 0);
+  task_spawn(L, t->rt, 3, 0)->reporting = true;
   return 0;
 }
 
@@ -226,8 +220,11 @@ static void task_broke(struct task *t, bool stray) {
     lua_settop(t->co, 0);
     lua_pushstring(t->co, STRAY_YIELD);
   }
-  t->status = TASK_FAILED;
-  if (!t->joiners.first && !t->awaited) rt_protect(t->rt, spawn_report, t);
+  t->outcome = TASK_FAILED;
+  if (t->reporting)
+    complain(STRAY_YIELD);
+  else if (!t->joiners.first && !t->awaited)
+    rt_protect(t->rt, spawn_report, t);
 }
 
 static void task_run(struct job *j) {
@@ -253,28 +250,6 @@ static void task_run(struct job *j) {
   }
   if (r != LUA_OK) task_broke(t, r == LUA_YIELD);
   task_end(t);
-}
-
-/* false: nothing is left that could happen. */
-static bool rt_step(lua_State *L, struct rt *rt) {
-  if (!turn_alive(&rt->turn)) return false;
-  rt->driver = L;
-  bool r = turn_step(&rt->turn, true);
-  rt->driver = NULL;
-  return r;
-}
-
-void rt_drive_until(lua_State *L, struct rt *rt, bool (*done)(void *), void *arg) {
-  while (!done(arg) && rt_step(L, rt)) continue;
-}
-
-void rt_protect(struct rt *rt, lua_CFunction f, void *p) {
-  lua_State *L = rt->driver;
-  lua_pushcfunction(L, f);
-  lua_pushlightuserdata(L, p);
-  if (lua_pcall(L, 1, 0, 0) == LUA_OK) return;
-  fprintf(stderr, "lunewire: %s\n", lua_tostring(L, -1));
-  lua_pop(L, 1);
 }
 
 /* ---- spawn ------------------------------------------------------------------------ */
@@ -320,211 +295,11 @@ struct task *task_spawn(lua_State *L, struct rt *rt, int nargs, int closes) {
   return t;
 }
 
-/* ---- waiting ---------------------------------------------------------------------- */
-
-struct wait *op_self(struct rt *rt) {
-  return rt->running ? &rt->running->w.wait : &rt->main_waiter.wait;
-}
-
-/* A coroutine that waits belongs to its task: whoever else resumes it is wrong. */
-struct op *op_resumed(lua_State *L, lua_KContext ctx, struct rt **rt) {
-  struct task *t = (struct task *)ctx;
-  *rt = t->rt;
-  if (t->rt->running != t || t->rt->current != L)
-    luaL_error(L,
-               "this coroutine was waiting in '%s' for its task and cannot be resumed by "
-               "anybody else",
-               t->w.op.what);
-  return &t->w.op;
-}
-
-static bool may_wait(lua_State *L, const struct rt *rt) {
-  if (rt->running) return L == rt->current && lua_isyieldable(L);
-  return !rt->driver && !rt->closed;
-}
-
-int op_turn(lua_State *L, struct rt *rt, struct op *o) {
-  uint16_t *calls = rt->running ? &rt->running->calls : &rt->main_calls;
-  if (++*calls > TURN_BUDGET && may_wait(L, rt)) {
-    *calls = 0;
-    o->spent = true;
-    return ERR_AGAIN;
-  }
-  return o->q && !waitq_open(o->q, op_self(rt)) ? ERR_AGAIN : 0;
-}
-
-/* [function] -> [name | nil]: "table.sort", if the function stands in a loaded module. */
-static void push_global_name(lua_State *L) {
-  int fn = lua_gettop(L);
-  lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-  for (lua_pushnil(L); lua_next(L, fn + 1); lua_settop(L, fn + 2)) {
-    if (!lua_istable(L, -1) || lua_type(L, -2) != LUA_TSTRING) continue;
-    for (lua_pushnil(L); lua_next(L, fn + 3); lua_pop(L, 1)) {
-      if (!lua_rawequal(L, -1, fn) || lua_type(L, -2) != LUA_TSTRING) continue;
-      bool global = strcmp(lua_tostring(L, fn + 2), LUA_GNAME) == 0;
-      lua_pushfstring(L, global ? "%s%s" : "%s.%s", global ? "" : lua_tostring(L, fn + 2),
-                      lua_tostring(L, -2));
-      lua_replace(L, fn);
-      lua_settop(L, fn);
-      return;
-    }
-  }
-  lua_pushnil(L);
-  lua_replace(L, fn);
-  lua_settop(L, fn);
-}
-
-static bool can_be_suspended(const char *name) {
-  return strcmp(name, "pcall") == 0 || strcmp(name, "xpcall") == 0;
-}
-
-/* Pushes the name of the innermost function above the call that Lua cannot suspend. */
-static const char *push_who_is_in_the_way(lua_State *L) {
-  lua_Debug ar;
-  for (int level = 1; lua_getstack(L, level, &ar); level++) {
-    lua_getinfo(L, "Snf", &ar);
-    push_global_name(L);
-    const char *name = lua_isnil(L, -1) ? ar.name : lua_tostring(L, -1);
-    bool is_c = strcmp(ar.what, "C") == 0, is_event = strcmp(ar.namewhat, "metamethod") == 0;
-    if ((is_c || is_event) && name && !can_be_suspended(name)) return lua_pushstring(L, name);
-    lua_pop(L, 1);
-  }
-  return lua_pushliteral(L, "a C function");
-}
-
-static int raise_cannot_wait(lua_State *L, const struct rt *rt, const char *what) {
-  if (rt->closed) return luaL_error(L, "%s: cannot wait: the Lua state is closing", what);
-  if (!rt->running)
-    return luaL_error(L,
-                      "%s: cannot wait here: the loop is running this (a finalizer or a hook); "
-                      "start a task with wire.spawn",
-                      what);
-  if (L != rt->current)
-    return luaL_error(L,
-                      "%s: cannot wait inside a plain coroutine; make it with wire.co.wrap or "
-                      "wire.co.create instead of coroutine.wrap or coroutine.create",
-                      what);
-  return luaL_error(L,
-                    "%s: cannot wait inside '%s', which Lua cannot suspend; receive before the "
-                    "call or after it",
-                    what, push_who_is_in_the_way(L));
-}
-
-static int raise_canceled(lua_State *L, struct rt *rt, const struct op *o) {
-  wait_leave(op_self(rt));
-  if (o && o->orphan) *o->orphan = true;
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &canceled_key);
-  return lua_error(L);
-}
-
-void task_check_canceled(lua_State *L, struct rt *rt) {
-  if (rt->running && rt->running->canceled) raise_canceled(L, rt, NULL);
-}
-
-/* The earlier of the call's own time and the connection's. */
-static double op_due(struct rt *rt, struct op *o) {
-  if (!o->due) o->due = isinf(o->timeout) ? INFINITY : turn_now(&rt->turn) + o->timeout;
-  return o->deadline && *o->deadline < o->due ? *o->deadline : o->due;
-}
-
-/* Outside any task the caller itself turns the loop until it is woken. */
-static int main_wait(lua_State *L, struct rt *rt, const struct op *o, struct wait *w) {
-  rt->main_woken = false;
-  rt->main_calls = 0;
-  while (!rt->main_woken && rt_step(L, rt)) continue;
-  if (rt->main_woken) return 0;
-  wait_resume(w);
-  wait_leave(w);
-  return luaL_error(L,
-                    "deadlock: %s waits for what nothing can bring any more (no server, timer "
-                    "or connection to the outside is left)",
-                    o->what);
-}
-
-static int op_park(lua_State *L, struct rt *rt, struct op *o, double due, lua_KFunction k) {
-  struct wait *w = op_self(rt);
-  if (w->q != o->q) wait_leave(w); /* of a call whose coroutine died while it waited */
-  int r = wait_park(w, o->q, due, o->outside);
-  if (r) return r;
-  w->call_due = o->due ? o->due : INFINITY;
-  if (o->spent) wait_wake(w, 0);
-  o->spent = false;
-  o->waited = true;
-  if (!rt->running) return main_wait(L, rt, o, w);
-  if (o != &rt->running->w.op) rt->running->w.op = *o;
-  return coroutine_pass_wait(L, rt, k);
-}
-
-int op_wait(lua_State *L, struct rt *rt, struct op *o, lua_KFunction k) {
-  struct wait *w = op_self(rt);
-  double due = INFINITY;
-  if (o->waited && w->why) return w->why == ERR_CANCELED ? raise_canceled(L, rt, o) : w->why;
-  if (!o->spent) {
-    due = op_due(rt, o);
-    if (!isinf(due) && due <= turn_now(&rt->turn)) return ERR_TIMEDOUT;
-    if (rt->running && rt->running->canceled) return raise_canceled(L, rt, o);
-  }
-  if (!may_wait(L, rt)) return raise_cannot_wait(L, rt, o->what);
-  return op_park(L, rt, o, due, k);
-}
-
-void op_done(struct rt *rt, struct op *o) {
-  if (o->waited) wait_leave(op_self(rt));
-}
-
-static void main_wake(struct job *j) {
-  struct waiter *w = (struct waiter *)(void *)j;
-  struct rt *rt = (struct rt *)(void *)((char *)w - offsetof(struct rt, main_waiter));
-  wait_resume(&w->wait);
-  rt->main_woken = true;
-}
-
-/* ---- the runtime ------------------------------------------------------------------ */
-
-static const char rt_key;
-
-/* lua_close runs no task: what is closing is finished, everything else goes. */
-static int rt_gc(lua_State *L) {
-  struct rt *rt = lua_touserdata(L, 1);
-  const double drain = 5;
-  rt->closed = true;
-  wait_fini(&rt->main_waiter.wait);
-  turn_fini(&rt->turn, drain);
-  return 0;
-}
-
-static struct rt *rt_new(lua_State *L) {
-  struct world *world;
-  struct rt *rt = lua_newuserdatauv(L, sizeof *rt, 0);
-  memset(rt, 0, sizeof *rt);
-  int r = world_uv_open(&world);
-  if (r == 0 && (r = turn_init(&rt->turn, world)) != 0) world->ops->close(world);
-  if (r) luaL_error(L, "cannot open an event loop: %s", err_text(r));
-  wait_init(&rt->main_waiter.wait, &rt->turn, main_wake);
-  lua_createtable(L, 0, 1);
-  lua_pushcfunction(L, rt_gc);
-  lua_setfield(L, -2, "__gc");
-  lua_setmetatable(L, -2);
-  rt->on_error = LUA_NOREF;
-  lua_newtable(L);
-  rt->anchors = luaL_ref(L, LUA_REGISTRYINDEX);
-  return rt;
-}
-
-struct rt *task_open(lua_State *L) {
-  struct rt *rt;
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &rt_key) != LUA_TNIL) {
-    rt = lua_touserdata(L, -1);
-    lua_pop(L, 1);
-    return rt;
-  }
-  rt = rt_new(L);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &rt_key);
-  lua_pop(L, 1);
+/* The metatable and the message handler. */
+void task_register(lua_State *L, struct rt *rt) {
   lua_pushlightuserdata(L, rt);
   lua_pushcclosure(L, on_message, 1);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &handler_key);
   rt_metatable(L, rt, TASK_NAME, ltask_methods, task_gc);
   lua_pop(L, 1);
-  return rt;
 }

@@ -1,4 +1,4 @@
-/* What task.c has for ltask.c and lco.c; nobody else includes this. */
+/* What rt.c, task.c, op.c, ltask.c and lco.c have of each other; nobody else includes this. */
 #ifndef LUNEWIRE_TASK_H
 #define LUNEWIRE_TASK_H
 
@@ -8,6 +8,9 @@
 
 extern const char canceled_key; /* its address is the registry key of wire.CANCELED */
 extern const luaL_Reg ltask_methods[];
+
+/* Turns the loop once, outside any task. false: nothing is left that could happen. */
+bool rt_step(lua_State *L, struct rt *rt);
 
 /* Raises wire.CANCELED if the running task was cancelled: for calls that give way. */
 void task_check_canceled(lua_State *L, struct rt *rt);

@@ -183,6 +183,15 @@ local function frames(pair)
       assert.equal("hello", b:recv_frame())
     end)
 
+    it("stop at set_framing(nil)", function()
+      local a, b = pair { framing = wire.framing.line() }
+      tools.put(a, "one\ntwo\n")
+      assert.equal("one", b:recv_frame())
+      b:set_framing(nil)
+      raises("set_framing", b.recv_frame, b)
+      assert.equal("two", b:recv_line())
+    end)
+
     it("raise and name set_framing where there is none", function()
       local a, b = pair()
       raises("set_framing", b.recv_frame, b)

@@ -81,6 +81,14 @@ local function values(pair)
       assert.equal("onetwo", tools.result(reader))
     end)
 
+    it("writes at once what is more than 64 KiB", function()
+      local a = pair()
+      a:send(("x"):rep(64 * 1024 - 1))
+      assert.equal(0, a:stats().bytes_out)
+      a:send("x")
+      assert.is_true(a:stats().bytes_out > 0)
+    end)
+
     it("takes data far larger than high water in one call", function()
       local a, b = pair()
       local data = ("0123456789abcdef"):rep(256 * 1024)
@@ -133,6 +141,21 @@ local function high_water(pair)
       a:close()
       assert.equal(accepted, #b:recv(accepted))
       fails("EOF", b:recv(1))
+    end)
+
+    it("a list that changes while its send waits goes as one state of it or not at all", function()
+      local a, b = pair()
+      local accepted = tools.fill(a)
+      local list = { "one", { "two" } }
+      local writer = tools.start(a.send, a, list)
+      list[2] = { ("three"):rep(1000) }
+      list[1] = print
+      assert.equal(accepted, #b:recv(accepted))
+      local ok, trouble = writer:join()
+      a:close()
+      assert.equal(ok and "onetwo" or "", b:read("a"))
+      assert.is_true(ok or trouble:find("cannot send", 1, true) ~= nil)
+      support.take_errors()
     end)
 
     it("unsent data stays within it and the one message that crossed it", function()

@@ -1,0 +1,159 @@
+/* Calls that wait: who may, in which line, for how long, and what ends the wait.
+ *
+ * In a task a wait is a yield to the driver, and k goes on; outside any task the caller turns
+ * the loop itself, and the call just returns to try again.
+ * What this is not: what is waited for. */
+#include <math.h>
+#include <string.h>
+
+#include "task.h"
+
+struct wait *op_self(struct rt *rt) {
+  return rt->running ? &rt->running->w.wait : &rt->main_waiter.wait;
+}
+
+/* A coroutine that waits belongs to its task: whoever else resumes it is wrong. */
+struct op *op_resumed(lua_State *L, lua_KContext ctx, struct rt **rt) {
+  struct task *t = (struct task *)ctx;
+  *rt = t->rt;
+  if (t->rt->running != t || t->rt->current != L)
+    luaL_error(L,
+               "this coroutine was waiting in '%s' for its task and cannot be resumed by "
+               "anybody else",
+               t->w.op.what);
+  return &t->w.op;
+}
+
+static bool may_wait(lua_State *L, const struct rt *rt) {
+  if (rt->running) return L == rt->current && lua_isyieldable(L);
+  return !rt->driver && !rt->closed;
+}
+
+int op_turn(lua_State *L, struct rt *rt, struct op *o) {
+  uint16_t *calls = rt->running ? &rt->running->calls : &rt->main_calls;
+  if (++*calls > TURN_BUDGET && may_wait(L, rt)) {
+    *calls = 0;
+    o->spent = true;
+    return ERR_AGAIN;
+  }
+  return o->q && !waitq_open(o->q, op_self(rt)) ? ERR_AGAIN : 0;
+}
+
+/* [function] -> [name | nil]: "table.sort", if the function stands in a loaded module. */
+static void push_global_name(lua_State *L) {
+  int fn = lua_gettop(L);
+  lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  for (lua_pushnil(L); lua_next(L, fn + 1); lua_settop(L, fn + 2)) {
+    if (!lua_istable(L, -1) || lua_type(L, -2) != LUA_TSTRING) continue;
+    for (lua_pushnil(L); lua_next(L, fn + 3); lua_pop(L, 1)) {
+      if (!lua_rawequal(L, -1, fn) || lua_type(L, -2) != LUA_TSTRING) continue;
+      bool global = strcmp(lua_tostring(L, fn + 2), LUA_GNAME) == 0;
+      lua_pushfstring(L, global ? "%s%s" : "%s.%s", global ? "" : lua_tostring(L, fn + 2),
+                      lua_tostring(L, -2));
+      lua_replace(L, fn);
+      lua_settop(L, fn);
+      return;
+    }
+  }
+  lua_pushnil(L);
+  lua_replace(L, fn);
+  lua_settop(L, fn);
+}
+
+static bool can_be_suspended(const char *name) {
+  return strcmp(name, "pcall") == 0 || strcmp(name, "xpcall") == 0;
+}
+
+/* Pushes the name of the innermost function above the call that Lua cannot suspend. */
+static const char *push_who_is_in_the_way(lua_State *L) {
+  lua_Debug ar;
+  for (int level = 1; lua_getstack(L, level, &ar); level++) {
+    lua_getinfo(L, "Snf", &ar);
+    push_global_name(L);
+    const char *name = lua_isnil(L, -1) ? ar.name : lua_tostring(L, -1);
+    bool is_c = strcmp(ar.what, "C") == 0, is_event = strcmp(ar.namewhat, "metamethod") == 0;
+    if ((is_c || is_event) && name && !can_be_suspended(name)) return lua_pushstring(L, name);
+    lua_pop(L, 1);
+  }
+  return lua_pushliteral(L, "a C function");
+}
+
+static int raise_cannot_wait(lua_State *L, const struct rt *rt, const char *what) {
+  if (rt->closed) return luaL_error(L, "%s: cannot wait: the Lua state is closing", what);
+  if (!rt->running)
+    return luaL_error(L,
+                      "%s: cannot wait here: the loop is running this (a finalizer or a hook); "
+                      "start a task with wire.spawn",
+                      what);
+  if (L != rt->current)
+    return luaL_error(L,
+                      "%s: cannot wait inside a plain coroutine; make it with wire.co.wrap or "
+                      "wire.co.create instead of coroutine.wrap or coroutine.create",
+                      what);
+  return luaL_error(L,
+                    "%s: cannot wait inside '%s', which Lua cannot suspend; receive before the "
+                    "call or after it",
+                    what, push_who_is_in_the_way(L));
+}
+
+static int raise_canceled(lua_State *L, struct rt *rt, const struct op *o) {
+  wait_leave(op_self(rt));
+  if (o && o->orphan) *o->orphan = true;
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &canceled_key);
+  return lua_error(L);
+}
+
+void task_check_canceled(lua_State *L, struct rt *rt) {
+  if (rt->running && rt->running->canceled) raise_canceled(L, rt, NULL);
+}
+
+/* The earlier of the call's own time and the connection's. */
+static double op_due(struct rt *rt, struct op *o) {
+  if (!o->due) o->due = isinf(o->timeout) ? INFINITY : turn_now(&rt->turn) + o->timeout;
+  return o->deadline && *o->deadline < o->due ? *o->deadline : o->due;
+}
+
+/* Outside any task the caller itself turns the loop until it is woken. */
+static int main_wait(lua_State *L, struct rt *rt, const struct op *o, struct wait *w) {
+  rt->main_woken = false;
+  rt->main_calls = 0;
+  while (!rt->main_woken && rt_step(L, rt)) continue;
+  if (rt->main_woken) return 0;
+  wait_resume(w);
+  wait_leave(w);
+  return luaL_error(L,
+                    "deadlock: %s waits for what nothing can bring any more (no server, timer "
+                    "or connection to the outside is left)",
+                    o->what);
+}
+
+static int op_park(lua_State *L, struct rt *rt, struct op *o, double due, lua_KFunction k) {
+  struct wait *w = op_self(rt);
+  if (w->q != o->q) wait_leave(w); /* of a call whose coroutine died while it waited */
+  int r = wait_park(w, o->q, due, o->outside);
+  if (r) return r;
+  w->call_due = o->due ? o->due : INFINITY;
+  if (o->spent) wait_wake(w, 0);
+  o->spent = false;
+  o->waited = true;
+  if (!rt->running) return main_wait(L, rt, o, w);
+  if (o != &rt->running->w.op) rt->running->w.op = *o;
+  return coroutine_pass_wait(L, rt, k);
+}
+
+int op_wait(lua_State *L, struct rt *rt, struct op *o, lua_KFunction k) {
+  struct wait *w = op_self(rt);
+  double due = INFINITY;
+  if (o->waited && w->why) return w->why == ERR_CANCELED ? raise_canceled(L, rt, o) : w->why;
+  if (!o->spent) {
+    due = op_due(rt, o);
+    if (!isinf(due) && due <= turn_now(&rt->turn)) return ERR_TIMEDOUT;
+    if (rt->running && rt->running->canceled) return raise_canceled(L, rt, o);
+  }
+  if (!may_wait(L, rt)) return raise_cannot_wait(L, rt, o->what);
+  return op_park(L, rt, o, due, k);
+}
+
+void op_done(struct rt *rt, struct op *o) {
+  if (o->waited) wait_leave(op_self(rt));
+}

@@ -1,0 +1,98 @@
+/* The runtime of one Lua state: made once, driven from outside any task, closed with it.
+ * What this is not: what runs in a turn (task.c), who waits for what (op.c). */
+#include <stdio.h>
+#include <string.h>
+
+#include "task.h"
+
+/* ---- anchors ---------------------------------------------------------------------- */
+
+int rt_anchor(lua_State *L, struct rt *rt) {
+  lua_rawgeti(L, LUA_REGISTRYINDEX, rt->anchors);
+  lua_insert(L, -2);
+  int ref = luaL_ref(L, -2);
+  lua_pop(L, 1);
+  return ref;
+}
+
+void rt_release(lua_State *L, struct rt *rt, int ref) {
+  if (ref == LUA_NOREF) return;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, rt->anchors);
+  luaL_unref(L, -1, ref);
+  lua_pop(L, 1);
+}
+
+/* ---- driving ---------------------------------------------------------------------- */
+
+bool rt_step(lua_State *L, struct rt *rt) {
+  if (!turn_alive(&rt->turn)) return false;
+  rt->driver = L;
+  bool r = turn_step(&rt->turn, true);
+  rt->driver = NULL;
+  return r;
+}
+
+void rt_drive_until(lua_State *L, struct rt *rt, bool (*done)(void *), void *arg) {
+  while (!done(arg) && rt_step(L, rt)) continue;
+}
+
+void rt_protect(struct rt *rt, lua_CFunction f, void *p) {
+  lua_State *L = rt->driver;
+  lua_pushcfunction(L, f);
+  lua_pushlightuserdata(L, p);
+  if (lua_pcall(L, 1, 0, 0) == LUA_OK) return;
+  fprintf(stderr, "lunewire: %s\n", lua_tostring(L, -1));
+  lua_pop(L, 1);
+}
+
+static void main_wake(struct job *j) {
+  struct waiter *w = (struct waiter *)(void *)j;
+  struct rt *rt = (struct rt *)(void *)((char *)w - offsetof(struct rt, main_waiter));
+  wait_resume(&w->wait);
+  rt->main_woken = true;
+}
+
+/* ---- the runtime ------------------------------------------------------------------ */
+
+static const char rt_key;
+
+/* lua_close runs no task: what is closing is finished, everything else goes. */
+static int rt_gc(lua_State *L) {
+  struct rt *rt = lua_touserdata(L, 1);
+  const double drain = 5;
+  rt->closed = true;
+  wait_fini(&rt->main_waiter.wait);
+  turn_fini(&rt->turn, drain);
+  return 0;
+}
+
+static struct rt *rt_new(lua_State *L) {
+  struct world *world;
+  struct rt *rt = lua_newuserdatauv(L, sizeof *rt, 0);
+  memset(rt, 0, sizeof *rt);
+  int r = world_uv_open(&world);
+  if (r == 0 && (r = turn_init(&rt->turn, world)) != 0) world->ops->close(world);
+  if (r) luaL_error(L, "cannot open an event loop: %s", err_text(r));
+  wait_init(&rt->main_waiter.wait, &rt->turn, main_wake);
+  lua_createtable(L, 0, 1);
+  lua_pushcfunction(L, rt_gc);
+  lua_setfield(L, -2, "__gc");
+  lua_setmetatable(L, -2);
+  rt->on_error = LUA_NOREF;
+  lua_newtable(L);
+  rt->anchors = luaL_ref(L, LUA_REGISTRYINDEX);
+  return rt;
+}
+
+struct rt *rt_open(lua_State *L) {
+  struct rt *rt;
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &rt_key) != LUA_TNIL) {
+    rt = lua_touserdata(L, -1);
+    lua_pop(L, 1);
+    return rt;
+  }
+  rt = rt_new(L);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &rt_key);
+  lua_pop(L, 1);
+  return rt;
+}
