@@ -219,6 +219,7 @@ void ltask_register(lua_State *L, struct rt *rt);
 void lco_register(lua_State *L, struct rt *rt);
 void lconn_register(lua_State *L, struct rt *rt);
 void ldial_register(lua_State *L, struct rt *rt);
+void lresolve_register(lua_State *L, struct rt *rt);
 void lserver_register(lua_State *L, struct rt *rt);
 void ltimer_register(lua_State *L, struct rt *rt);
 void lframing_register(lua_State *L, struct rt *rt);

@@ -11,10 +11,10 @@ local wire = {
   connect = core.connect,
   every = core.every,
   framing = core.framing,
-  listen = core.listen,
   now = core.now,
   on_error = core.on_error,
   pipe = core.pipe,
+  resolve = core.resolve,
   run = core.run,
   sleep = core.sleep,
   spawn = core.spawn,
@@ -37,17 +37,41 @@ local function to_handler(handler)
   return function(conn, server) return object[method](object, conn, server) end
 end
 
+-- A name stands for the first of its addresses; what is no address is left for the core to
+-- refuse.
+local function to_numeric(addr)
+  local host, port, numeric = core.split_address(addr)
+  if host == nil or numeric then return addr end
+  local list, message, code = core.resolve(host)
+  if not list then return nil, message, code end
+  return { host = list[1], port = port }
+end
+
+local function listen(addr, opts, handler)
+  local numeric, message, code = to_numeric(addr)
+  if not numeric then return nil, message, code end
+  return core.listen(numeric, opts, handler)
+end
+
+--- Listens for connections that are taken by `server:accept()`.
+-- A host name is resolved first, which may wait.
+-- @param addr where to listen: "host:port", ":port" for all interfaces, IPv4 and IPv6, or
+--   {host=, port=}; port 0 asks the system for a free one
+-- @param[opt] opts backlog (511), reuse_port, ipv6_only, nodelay (true), keepalive (true),
+--   framing, limits, timeout (seconds, of each receive and send)
+-- @return a Server; or nil, message, code
+function wire.listen(addr, opts) return listen(addr, opts) end
+
 --- Serves each connection to an address by a handler in a task of its own.
 -- The connection is closed when the handler returns; an error in it ends that connection
 -- alone and goes to `on_error`.
--- @param addr where to listen: "host:port", ":port" for all interfaces, or {host=, port=}
--- @param[opt] opts backlog (511), reuse_port, ipv6_only, nodelay (true), keepalive (true),
---   framing, limits, timeout (seconds, of each receive and send)
+-- @param addr as of `listen`
+-- @param[opt] opts as of `listen`
 -- @param handler `function(conn, server)`
 -- @return a Server that is accepting already; or nil, message, code
 function wire.serve(addr, opts, handler)
   if handler == nil then opts, handler = nil, opts end
-  return core.listen(addr, opts, to_handler(handler))
+  return listen(addr, opts, to_handler(handler))
 end
 
 return wire

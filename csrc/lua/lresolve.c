@@ -1,0 +1,121 @@
+/* Names: resolve, and taking an address apart.
+ * What this is not: the threads that look up (core/resolve.c), trying addresses (core/dial.c). */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "rt.h"
+
+#define LOOKUP_NAME "lunewire.Lookup"
+
+/* Lives on the stack of the call, so that whatever ends it drops the lookup. */
+struct llookup {
+  struct lookup lookup;
+  struct world *world; /* NULL: nothing under way */
+  struct waitq waiters;
+  struct addr *list;
+  int n, code; /* code ERR_AGAIN: no answer yet */
+};
+
+static int llookup_gc(lua_State *L) {
+  struct llookup *ll = lua_touserdata(L, 1);
+  if (ll->world) ll->world->ops->resolve_drop(ll->world, &ll->lookup);
+  ll->world = NULL;
+  free(ll->list);
+  ll->list = NULL;
+  return 0;
+}
+
+static void on_found(struct lookup *l, int code, const struct addr *list, int n) {
+  struct llookup *ll = l->owner;
+  ll->world = NULL;
+  ll->code = code;
+  if (code == 0) {
+    ll->list = malloc((size_t)n * sizeof *list);
+    ll->n = n;
+    if (ll->list)
+      memcpy(ll->list, list, (size_t)n * sizeof *list);
+    else
+      ll->code = ERR_NOMEM;
+  }
+  waitq_wake_first(&ll->waiters);
+}
+
+static int push_list(lua_State *L, const struct addr *list, int n) {
+  char text[ADDR_TEXT_MAX];
+  lua_createtable(L, n, 0);
+  for (int i = 0; i < n; i++) {
+    lua_pushlstring(L, text, addr_print_host(&list[i], text));
+    lua_rawseti(L, -2, i + 1);
+  }
+  return 1;
+}
+
+static int resolve_k(lua_State *L, int status, lua_KContext ctx);
+
+static int resolve_run(lua_State *L, struct rt *rt, struct op *o) {
+  struct llookup *ll = o->on;
+  int r = 0;
+  while (ll->code == ERR_AGAIN && r == 0) r = op_wait(L, rt, o, resolve_k);
+  op_done(rt, o);
+  if (ll->code != ERR_AGAIN) r = ll->code;
+  if (r) return push_failure(L, o->what, lua_tostring(L, 1), NULL, r);
+  return push_list(L, ll->list, ll->n);
+}
+
+static int resolve_k(lua_State *L, int status, lua_KContext ctx) {
+  struct rt *rt;
+  struct op *o = op_resumed(L, ctx, &rt);
+  (void)status;
+  return resolve_run(L, rt, o);
+}
+
+static struct llookup *llookup_new(lua_State *L) {
+  struct llookup *ll = lua_newuserdatauv(L, sizeof *ll, 0);
+  memset(ll, 0, sizeof *ll);
+  ll->code = ERR_AGAIN;
+  ll->lookup = (struct lookup){.done = on_found, .owner = ll};
+  luaL_setmetatable(L, LOOKUP_NAME);
+  return ll;
+}
+
+/* resolve(host[, opts]) -> list of IP addresses, in the system's order. opts: timeout */
+static int l_resolve(lua_State *L) {
+  static const struct opt keys[] = {{"timeout", OPT_SECONDS, 0}, {NULL, OPT_ANY, 0}};
+  struct rt *rt = rt_of(L);
+  struct addr a;
+  double timeout = INFINITY;
+  const char *host = luaL_checkstring(L, 1);
+  opts_read(L, 2, keys, &timeout);
+  if (addr_from_ip(&a, host, 0) == 0) return push_list(L, &a, 1);
+  struct llookup *ll = llookup_new(L);
+  struct op o = {
+      .what = "resolve", .on = ll, .q = &ll->waiters, .timeout = timeout, .outside = true};
+  int r = rt->turn.world->ops->resolve(rt->turn.world, host, &ll->lookup);
+  if (r) return push_failure(L, o.what, host, NULL, r);
+  ll->world = rt->turn.world;
+  return resolve_run(L, rt, &o);
+}
+
+/* split_address(addr) -> host, port, is it numeric (no host counts as such) | nothing if addr is
+ * no address */
+static int l_split_address(lua_State *L) {
+  char host[ADDR_HOST_MAX];
+  const char *why;
+  uint16_t port;
+  struct addr a;
+  if (check_address(L, 1, host, &port, &why) != 0) return 0;
+  lua_pushstring(L, host);
+  lua_pushinteger(L, port);
+  lua_pushboolean(L, !*host || addr_from_ip(&a, host, port) == 0);
+  return 3;
+}
+
+void lresolve_register(lua_State *L, struct rt *rt) {
+  static const luaL_Reg functions[] = {
+      {"resolve", l_resolve}, {"split_address", l_split_address}, {NULL, NULL}};
+  static const luaL_Reg methods[] = {{NULL, NULL}};
+  rt_metatable(L, rt, LOOKUP_NAME, methods, llookup_gc);
+  lua_pop(L, 1);
+  rt_setfuncs(L, rt, functions);
+}
