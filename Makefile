@@ -144,14 +144,17 @@ check-clang:
 	@$(AGAIN) all tests BUILD=$(BUILD)/check/clang CC=$(CLANG) WERROR=1
 
 check-format:
-	clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(HEADERS)
+	@echo "  FORMAT"
+	$(Q)clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(HEADERS)
 
 check-tidy:
-	printf '%s\n' $(CORE_SRC) $(BINDING_SRC) | \
-	  xargs -P 2 -I FILE clang-tidy --quiet FILE -- $(STRICT) $(INCLUDES)
+	@echo "  TIDY  csrc"
+	$(Q)printf '%s\n' $(CORE_SRC) $(BINDING_SRC) | \
+	  xargs -P 2 -I FILE clang-tidy --quiet FILE -- $(STRICT) $(INCLUDES) 2>/dev/null
 
 check-lua:
-	luacheck --quiet lua spec examples $(wildcard bench) rockspec/*.rockspec
+	@echo "  LUACHECK"
+	$(Q)luacheck --quiet --no-color lua spec examples $(wildcard bench) rockspec/*.rockspec
 
 check-layout: all
 	.ci/layout $(MODULE)

@@ -272,6 +272,28 @@ describe("exactly once: a waiter", function()
     other:join()
   end)
 
+  support.it("that nothing refers to resumes once, whatever was collected meanwhile", function()
+    local ends = {}
+    local function wait_in(name, open, call)
+      wire.spawn(function()
+        local objects = table.pack(open())
+        ends[name] = ends[name] == nil and { call(objects[1]) } or "twice"
+        for _, object in ipairs(objects) do object:close() end
+      end)
+    end
+    wait_in("recv", support.pair, function(conn) return conn:recv(1, 0.02) end)
+    wait_in("pipe", wire.pipe, function(conn) return conn:recv(1, 0.02) end)
+    wait_in("accept", function() return assert(wire.listen "127.0.0.1:0") end,
+      function(server) return server:accept(0.02) end)
+    for _ = 1, 20 do
+      wire.sleep(0.005)
+      collectgarbage()
+    end
+    for _, name in ipairs { "recv", "pipe", "accept" } do
+      fails("ETIMEDOUT", table.unpack(ends[name]))
+    end
+  end)
+
   support.it("that is cancelled in a sleep is not woken again when that was due", function()
     local wakes = 0
     local task = wire.spawn(function()

@@ -67,15 +67,15 @@ describe("listen and accept", function()
       clients.connect(server):close()
       return assert(server:accept(5))
     end
-    local one, two = accept(), accept()
-    accept()
+    local conns = { accept(), accept(), accept() }
     assert.equal(3, server:conn_num())
+    conns[3] = nil
     collectgarbage()
     collectgarbage()
     assert.equal(2, server:conn_num())
-    one:close()
+    conns[2]:close()
     assert.equal(1, server:conn_num())
-    two:reset()
+    conns[1]:reset()
     assert.equal(0, server:conn_num())
   end)
 

@@ -187,7 +187,9 @@ int check_address(lua_State *L, int idx, char host[ADDR_HOST_MAX], uint16_t *por
                   const char **why) {
   *why = NULL;
   if (lua_istable(L, idx)) return table_address(L, idx, host, port, why);
-  if (lua_type(L, idx) != LUA_TSTRING) luaL_typeerror(L, idx, "address (\"host:port\")");
+  if (lua_type(L, idx) != LUA_TSTRING)
+    luaL_error(L, "an address is a string (\"host:port\") or a table {host=, port=}, not %s",
+               luaL_typename(L, idx));
   size_t n;
   const char *text = lua_tolstring(L, idx, &n);
   lua_pushvalue(L, idx);

@@ -37,10 +37,18 @@ local function to_handler(handler)
   return function(conn, server) return object[method](object, conn, server) end
 end
 
+-- Calls into the core for a function of ours: misuse is the user's, so the error names the
+-- line that called us (`level` functions up), not one in here.
+local function protected(level, f, ...)
+  local results = table.pack(pcall(f, ...))
+  if not results[1] then error(results[2], level + 1) end
+  return table.unpack(results, 2, results.n)
+end
+
 -- A name stands for the first of its addresses; what is no address is left for the core to
 -- refuse.
 local function to_numeric(addr)
-  local host, port, numeric = core.split_address(addr)
+  local host, port, numeric = protected(3, core.split_address, addr)
   if host == nil or numeric then return addr end
   local list, message, code = core.resolve(host)
   if not list then return nil, message, code end
@@ -50,7 +58,9 @@ end
 local function listen(addr, opts, handler)
   local numeric, message, code = to_numeric(addr)
   if not numeric then return nil, message, code end
-  return core.listen(numeric, opts, handler)
+  local server -- no tail call: the level counts this function
+  server, message, code = protected(2, core.listen, numeric, opts, handler)
+  return server, message, code
 end
 
 --- Listens for connections that are taken by `server:accept()`.
