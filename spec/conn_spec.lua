@@ -1,4 +1,4 @@
---- The conformance of connections: the same tests over every transport, unchanged.
+-- The conformance of connections: the same tests over every transport, unchanged.
 -- What belongs to one transport alone is in a spec of its own (tcp_spec).
 local support = require "spec.support"
 

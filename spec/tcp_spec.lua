@@ -1,4 +1,4 @@
---- What is TCP's alone: resets, real peers, lingering, flow control, addresses, and what
+-- What is TCP's alone: resets, real peers, lingering, flow control, addresses, and what
 -- happens to unsent bytes when the script ends.
 -- What this is not: what holds on every transport (conn_spec).
 local census = require("lunewire.core").census

@@ -223,6 +223,7 @@ int conn_take(struct conn *c, const struct framing *f, struct message *m) {
 void conn_consume(struct conn *c, size_t n) {
   struct turn *t = c->turn;
   c->scan = (struct scan){0, 0};
+  c->skipping = 0; /* whoever takes bytes decides anew where a line begins */
   if (!has_page(c)) {
     buf_consume(&c->in, n);
     return;
@@ -245,10 +246,10 @@ int conn_skip(struct conn *c, const struct framing *f) {
   for (;;) {
     conn_begin(c, &any);
     int r = conn_take(c, &any, &m);
-    c->skipping = r != 0;
-    if (r == 0) conn_consume(c, m.cut.take);
+    if (r == 0 || r == ERR_MSGSIZE) /* no terminator begins in the first max bytes */
+      conn_consume(c, r ? any.max : m.cut.take);
+    c->skipping = r ? f->kind : 0;
     if (r != ERR_MSGSIZE) return r;
-    conn_consume(c, any.max); /* no terminator begins in these */
   }
 }
 

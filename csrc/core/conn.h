@@ -63,12 +63,12 @@ struct conn {
   int in_end;  /* the end of the input, sticky: ERR_EOF or a code; 0: not yet */
   int out_end; /* why nothing can be written any more; 0: it can */
   uint8_t state, holders, scan_kind;
+  uint8_t skipping;       /* the framing whose over-long message is being thrown away, or 0 */
   bool readable, blocked; /* the link may have input; it took less than it was given */
   bool shut, fin;         /* FIN is to be sent behind the output; it was sent */
   bool delayed;           /* OPEN: the timer will close it */
   bool gone;              /* CLOSING: the link was told to close */
   bool desync;            /* a message was too long to be received: no next one is known */
-  bool skipping;          /* the rest of an over-long line is being thrown away */
   bool owed;              /* a reply that nobody waits for any more is still to come */
   bool accepted;          /* this end was accepted (a pipe: the second end), not dialled */
 };

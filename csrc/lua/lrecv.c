@@ -73,10 +73,10 @@ static bool has_terminator(const struct framing *f) {
 static int recv_try(struct op *o, struct message *m) {
   struct conn *c = o->on;
   for (;;) {
-    int r = c->skipping && has_terminator(&o->f) ? conn_skip(c, &o->f) : 0;
+    int r = has_terminator(&o->f) && c->skipping == o->f.kind ? conn_skip(c, &o->f) : 0;
     if (r == 0) r = conn_take(c, &o->f, m);
     if (r != ERR_MSGSIZE || !o->skip) return r;
-    c->skipping = true;
+    c->skipping = o->f.kind;
   }
 }
 

@@ -1,5 +1,6 @@
---- Chance: many callers and connections at once, with cuts, timeouts and cancels as they fall.
+-- Chance: many callers and connections at once, with cuts, timeouts and cancels as they fall.
 -- Whatever happens, the stream that goes in is the stream that comes out.
+-- What this is not: a measure of speed; each test is small and has its seed in its title.
 local assert = require "luassert"
 local describe = require("busted").describe
 local support = require "spec.support"

@@ -1,4 +1,5 @@
---- The ends of a connection: close, reset, half-close, <close>, collection.
+-- The ends of a connection: close, reset, half-close, <close>, collection.
+-- What this is not: what a socket does after its end (tcp_spec).
 local assert = require "luassert"
 local describe = require("busted").describe
 local support = require "spec.support"
@@ -190,6 +191,17 @@ local function half_closing(pair)
       fails("EPIPE", a:send("x"))
       fails("EPIPE", a:try_send("x"))
       b:close()
+    end)
+
+    it("lets a send that waits for room know, at the latest when there is room", function()
+      local a, b = pair()
+      local accepted = tools.fill(a)
+      local writer = tools.start(a.send, a, "more")
+      a:close_write()
+      assert.equal(accepted, #b:recv(accepted))
+      fails("EOF", b:recv(1))
+      local result, message, code = tools.result(writer)
+      fails("EPIPE", result, message, code)
     end)
 
     it("twice is harmless, and so is a close behind it", function()

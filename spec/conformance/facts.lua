@@ -1,4 +1,5 @@
---- What a connection says of itself, and what it says to misuse.
+-- What a connection says of itself, and what it says to misuse.
+-- What this is not: addresses and descriptors, which a transport may not have (tcp_spec).
 local assert = require "luassert"
 local describe = require("busted").describe
 local support = require "spec.support"

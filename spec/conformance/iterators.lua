@@ -1,4 +1,5 @@
---- The iterators lines, pkgs, frames and chunks, and last_error.
+-- The iterators lines, pkgs, frames and chunks, and last_error.
+-- What this is not: what one message is.
 local assert = require "luassert"
 local describe = require("busted").describe
 local support = require "spec.support"

@@ -1,4 +1,5 @@
---- Lines: recv_line, its limits, and read() as of a Lua file.
+-- Lines: recv_line, its limits, and read() as of a Lua file.
+-- What this is not: how cuts of the bytes matter (framing_spec); the iterator (iterators.lua).
 local assert = require "luassert"
 local describe = require("busted").describe
 local support = require "spec.support"
@@ -121,6 +122,18 @@ local function limits(pair)
       fails("ETIMEDOUT", b:recv_line { max = 100, skip = true, timeout = 0.05 })
       tools.put(a, "yyy\nok\n")
       assert.equal("ok", b:recv_line { max = 100, skip = true })
+    end)
+
+    it("that was being discarded is forgotten once another receive took its end", function()
+      local a, b = pair()
+      tools.put(a, ("x"):rep(1000))
+      fails("ETIMEDOUT", b:recv_line { max = 100, skip = true, timeout = 0.05 })
+      tools.put(a, "rest\nnext\n\0\3pkg", "until;last\n")
+      assert.equal("rest\n", b:recv(1005):sub(-5))
+      assert.equal("next", b:recv_line())
+      assert.equal("pkg", b:recv_pkg())
+      assert.equal("until", b:recv_until(";"))
+      assert.equal("last", b:recv_line())
     end)
 
     it("is one over 64 KiB unless the connection says otherwise", function()

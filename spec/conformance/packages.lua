@@ -1,4 +1,5 @@
---- Packages of the simple protocol: a big-endian length, then the data.
+-- Packages of the simple protocol: a big-endian length, then the data.
+-- What this is not: the other framings (framing_spec).
 local assert = require "luassert"
 local describe = require("busted").describe
 local support = require "spec.support"

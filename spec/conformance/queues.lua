@@ -1,4 +1,5 @@
---- Many callers on one connection: each in its turn, each message whole, each woken once.
+-- Many callers on one connection: each in its turn, each message whole, each woken once.
+-- What this is not: what chance makes of it (chaos.lua).
 local assert = require "luassert"
 local describe = require("busted").describe
 local support = require "spec.support"

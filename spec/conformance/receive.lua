@@ -1,4 +1,5 @@
---- Receiving bytes: recv, recv_some, recv_now, recv_until, peek, unread, buffered.
+-- Receiving bytes: recv, recv_some, recv_now, recv_until, peek, unread, buffered.
+-- What this is not: lines, packages, frames; times and queues have chapters of their own.
 local assert = require "luassert"
 local describe = require("busted").describe
 local support = require "spec.support"

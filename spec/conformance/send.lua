@@ -1,4 +1,5 @@
---- Sending: what it takes, all or none, high water, flush, and failures that come later.
+-- Sending: what it takes, all or none, high water, flush, and failures that come later.
+-- What this is not: the order of several senders (queues.lua), framed messages (packages.lua).
 local assert = require "luassert"
 local describe = require("busted").describe
 local support = require "spec.support"

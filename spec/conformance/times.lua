@@ -1,4 +1,5 @@
---- Timeouts as budgets, deadlines, and that nothing is lost to either.
+-- Timeouts as budgets, deadlines, and that nothing is lost to either.
+-- What this is not: what a timeout does to callers that stand in line (queues.lua).
 local assert = require "luassert"
 local describe = require("busted").describe
 local support = require "spec.support"

@@ -1,4 +1,4 @@
---- What the specs of connections share: ways to bring a connection into a state
+-- What the specs of connections share: ways to bring a connection into a state
 -- that a test begins with, and to run tasks beside it.
 -- What this is not: a test, or anything of use without a connection (support.lua).
 local assert = require "luassert"
@@ -6,33 +6,33 @@ local wire = require "lunewire"
 
 local tools = {}
 
---- Calls fn -> the seconds it took, its results.
+-- Calls fn -> the seconds it took, its results.
 function tools.timed(fn, ...)
   local start = wire.now()
   local results = table.pack(fn(...))
   return wire.now() - start, table.unpack(results, 1, results.n)
 end
 
---- Not before its time, and not out of all proportion later.
+-- Not before its time, and not out of all proportion later.
 function tools.took(seconds, elapsed)
   assert.is_true(elapsed >= seconds * 0.8, "too early: " .. elapsed)
   assert.is_true(elapsed < seconds + 5, "too late: " .. elapsed)
 end
 
---- Sends and has it handed over.
+-- Sends and has it handed over.
 function tools.put(conn, ...)
   assert(conn:send(...))
   assert(conn:flush(5))
 end
 
---- Puts this into the other end's buffer, with nobody reading there.
+-- Puts this into the other end's buffer, with nobody reading there.
 function tools.deliver(from, to, ...)
   local there = to:buffered()
   local n = assert(from:send(...))
   assert(to:peek(there + n, 5))
 end
 
---- Sends until nothing more is accepted, as the peer does not read -> bytes accepted.
+-- Sends until nothing more is accepted, as the peer does not read -> bytes accepted.
 function tools.fill(conn)
   local block, total = ("x"):rep(64 * 1024), 0
   repeat
@@ -42,7 +42,7 @@ function tools.fill(conn)
   return total
 end
 
---- Runs until the condition holds.
+-- Runs until the condition holds.
 function tools.await(condition)
   local give_up = wire.now() + 5
   while not condition() do
@@ -51,7 +51,7 @@ function tools.await(condition)
   end
 end
 
---- Spawns fn(...) and lets it run until it waits -> Task.
+-- Spawns fn(...) and lets it run until it waits -> Task.
 function tools.start(fn, ...)
   local task = wire.spawn(fn, ...)
   tools.await(function()
@@ -60,14 +60,14 @@ function tools.start(fn, ...)
   return task
 end
 
---- The results of a task that must end well.
+-- The results of a task that must end well.
 function tools.result(task)
   local results = table.pack(task:join(8))
   assert(results[1], results[2])
   return table.unpack(results, 2, results.n)
 end
 
---- Spawns fn(i) for i = 1..n, in this order -> list of tasks.
+-- Spawns fn(i) for i = 1..n, in this order -> list of tasks.
 function tools.spawn_all(n, fn)
   local tasks = {}
   for i = 1, n do
@@ -76,7 +76,7 @@ function tools.spawn_all(n, fn)
   return tasks
 end
 
---- The first results of all these tasks.
+-- The first results of all these tasks.
 function tools.results(tasks)
   local list = {}
   for i, task in ipairs(tasks) do
@@ -85,7 +85,7 @@ function tools.results(tasks)
   return list
 end
 
---- What an iterator gives, as a list.
+-- What an iterator gives, as a list.
 function tools.gather(...)
   local list = {}
   for value in ... do
