@@ -191,7 +191,7 @@ static const struct option_name names[] = {
 
 /* IPv6 has a name of its own for the type of service; other transports have none. */
 static struct option_name option_name(struct link *l, enum link_option what) {
-  struct addr local;
+  struct addr local = {.kind = ADDR_NONE};
   if (what != LINK_TOS || link_uv_name(l, false, &local) != 0 || local.kind != ADDR_IP6)
     return names[what];
   return (struct option_name){IPPROTO_IPV6, IPV6_TCLASS};

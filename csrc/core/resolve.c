@@ -117,6 +117,7 @@ static int count_answers(const struct addrinfo *info) {
 
 static int collect(struct request *q, const struct addrinfo *info) {
   int most = count_answers(info);
+  if (most == 0) return ERR_NOTFOUND;
   q->list = calloc((size_t)most, sizeof *q->list);
   if (!q->list) return ERR_NOMEM;
   for (; info && q->n < most; info = info->ai_next) {

@@ -109,7 +109,7 @@ void task_check_canceled(lua_State *L, struct rt *rt) {
 
 /* The earlier of the call's own time and the connection's. */
 static double op_due(struct rt *rt, struct op *o) {
-  if (!o->due) o->due = isinf(o->timeout) ? INFINITY : turn_now(&rt->turn) + o->timeout;
+  if (o->due == 0) o->due = isinf(o->timeout) ? INFINITY : turn_now(&rt->turn) + o->timeout;
   return o->deadline && *o->deadline < o->due ? *o->deadline : o->due;
 }
 
@@ -132,7 +132,7 @@ static int op_park(lua_State *L, struct rt *rt, struct op *o, double due, lua_KF
   if (w->q != o->q) wait_leave(w); /* of a call whose coroutine died while it waited */
   int r = wait_park(w, o->q, due, o->outside);
   if (r) return r;
-  w->call_due = o->due ? o->due : INFINITY;
+  w->call_due = o->due != 0 ? o->due : INFINITY;
   if (o->spent) wait_wake(w, 0);
   o->spent = false;
   o->waited = true;

@@ -224,12 +224,36 @@ local function delimiters(pair)
       assert.equal("", b:recv_until("aab"))
     end)
 
-    it("remembers no other search's delimiter", function()
+    it("trap: remembers no search for anything else", function()
+      local cases = {
+        { "recv_line", bytes = "line\n.", gives = "line", header = 2 },
+        { "recv_until", ";", bytes = "till;.", gives = "till", header = 2 },
+        { "recv_pkg", bytes = "\0\3pkg.", gives = "pkg", header = 3 },
+      }
+      for _, case in ipairs(cases) do
+        local a, b = pair()
+        tools.deliver(a, b, case.bytes)
+        fails("ETIMEDOUT", b:recv_until("!", 0))
+        fails("ETIMEDOUT", b:recv(100, 0))
+        fails("ETIMEDOUT", b:recv_pkg { header = case.header, timeout = 0 })
+        fails("ETIMEDOUT", b:recv_until("?", 0))
+        assert.equal(case.gives, b[case[1]](b, case[2]))
+        assert.equal(".", b:recv(1))
+      end
+    end)
+
+    it("trap: remembers no search for bytes that stood at the same place in memory", function()
       local a, b = pair()
-      tools.deliver(a, b, "abcdef;")
-      fails("ETIMEDOUT", b:recv_until("!", 0))
-      assert.equal("ab", b:recv_until("c"))
-      assert.equal("def", b:recv_until(";"))
+      for _ = 1, 50 do
+        local data = ("y"):rep(60)
+        tools.deliver(a, b, data, ".")
+        fails("ETIMEDOUT", b:recv_until(("x"):rep(60), 0))
+        data = nil
+        collectgarbage()
+        assert.equal("", b:recv_until(("y"):rep(60), 0))
+        assert.equal(".", b:recv(1))
+        assert.is_nil(data)
+      end
     end)
 
     it("is EMSGSIZE over its limit, with nothing consumed", function()
@@ -309,9 +333,9 @@ local function looking(pair)
       local a, b = pair()
       tools.deliver(a, b, "efgh")
       fails("ETIMEDOUT", b:recv_line(0))
-      b:unread("abcd\n")
-      assert.equal("abcd", b:recv_line())
-      assert.equal("efgh", b:recv(4))
+      b:unread("ab\ncd")
+      assert.equal("ab", b:recv_line())
+      assert.equal("cdefgh", b:recv(6))
     end)
 
     it("is read before the end of the stream", function()
@@ -327,6 +351,17 @@ local function looking(pair)
       local _, b = pair()
       raises("string", b.unread, b)
       raises("string", b.unread, b, {})
+    end)
+  end)
+
+  describe("input that nobody reads", function()
+    it("is read ahead no further than 64 KiB, and costs no time of the processor", function()
+      local a, b = pair()
+      tools.fill(a)
+      local before = os.clock()
+      wire.sleep(0.3)
+      assert.is_true(os.clock() - before < 0.1, "the loop turns while nothing happens")
+      assert.is_true(b:buffered() <= 64 * 1024)
     end)
   end)
 
