@@ -127,8 +127,7 @@ bench: all
 	@if [ -x bench/run ]; then bench/run; else echo "there are no benchmarks yet"; fi
 
 docs:
-	@.ci/need docs
-	@if [ -f docs/config.ld ]; then ldoc -c docs/config.ld .; \
+	@if [ -f docs/config.ld ]; then .ci/need docs && ldoc -c docs/config.ld .; \
 	  else echo "docs/ holds no reference to be made yet"; fi
 
 # ---- checks -------------------------------------------------------------------------

@@ -42,27 +42,49 @@ struct conn *conn_open(struct turn *t, struct link *l, const struct addr *peer) 
   c->holders = CONN_OF_LOOP | CONN_OF_OWNER;
   c->opened = c->last_active = t->now;
   t->conns++;
+  c->next = t->first_conn;
+  if (c->next) c->next->prev = c;
+  t->first_conn = c;
   conn_attach(c, l, peer);
   return c;
 }
 
-void conn_drop(struct conn *c, enum conn_holder holder) {
-  if (holder == CONN_OF_OWNER) conn_close(c);
-  c->holders &= (uint8_t) ~(unsigned)holder;
-  if (c->holders) return;
-  c->turn->conns--;
-  timers_disarm(&c->turn->timers, &c->timer);
+static void conn_free(struct conn *c) {
+  struct turn *t = c->turn;
+  if (c->prev)
+    c->prev->next = c->next;
+  else
+    t->first_conn = c->next;
+  if (c->next) c->next->prev = c->prev;
+  t->conns--;
+  timers_disarm(&t->timers, &c->timer);
   buf_fini(&c->in);
   buf_fini(&c->out);
   free(c);
 }
 
+void conn_drop(struct conn *c, enum conn_holder holder) {
+  if (holder == CONN_OF_OWNER) conn_close(c);
+  c->holders &= (uint8_t) ~(unsigned)holder;
+  if (!c->holders) conn_free(c);
+}
+
+/* An owner that died without a word (a finalizer that had no stack to run on) does not count. */
+void conn_free_all(struct turn *t) {
+  while (t->first_conn) conn_free(t->first_conn);
+}
+
 static void on_closed(struct link *l) {
   struct conn *c = l->owner;
   c->link = NULL;
-  conn_leave_closing(c);
   c->state = CONN_CLOSED;
+  c->turn->holds--; /* of leave_open() */
   conn_drop(c, CONN_OF_LOOP);
+}
+
+void conn_forget_server(struct turn *t, const void *server) {
+  for (struct conn *c = t->first_conn; c; c = c->next)
+    if (c->server == server) c->on_close = NULL;
 }
 
 /* ---- the page -------------------------------------------------------------------- */

@@ -51,8 +51,8 @@ struct conn {
   struct conn_limits limits;
   double timeout; /* default of each call; INFINITY */
   double recv_deadline, send_deadline;
-  struct timer timer; /* CLOSING: no progress, then no end */
-  struct conn *next_visit, *prev_closing, *next_closing;
+  struct timer timer;                    /* CLOSING: no progress, then no end */
+  struct conn *next_visit, *prev, *next; /* in the turn's lists: visits, all */
   struct addr peer, local;
   /* Once, when the connection is no longer open. May be NULL. */
   void (*on_close)(struct conn *);
@@ -145,6 +145,9 @@ int conn_close_write(struct conn *c);
 /* Has everything sent been handed to the system, FIN included, or been given up? */
 bool conn_is_flushed(const struct conn *c);
 
+/* The server goes away: connections that are still its own report to nobody. */
+void conn_forget_server(struct turn *t, const void *server);
+
 /* ---- times and facts ------------------------------------------------------------- */
 
 enum { CONN_RECV = 1, CONN_SEND = 2 };
@@ -159,6 +162,9 @@ void conn_ask_visit(struct conn *c);
 struct conn *conn_next_visit(struct turn *t); /* off the list */
 void conn_visit(struct conn *c);
 bool conn_all_settled(struct turn *t);
+/* Closes what is open, without waiting for anything. */
 void conn_abandon_all(struct turn *t);
+/* After the last poll: nobody will ask for them any more. */
+void conn_free_all(struct turn *t);
 
 #endif

@@ -13,7 +13,5 @@ void conn_unblock(struct conn *c);
 /* CLOSING: what comes in is thrown away. */
 void conn_discard(struct conn *c);
 void conn_forget_page(struct conn *c);
-/* Off the list of closing connections; harmless when not on it. */
-void conn_leave_closing(struct conn *c);
 
 #endif

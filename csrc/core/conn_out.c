@@ -128,26 +128,6 @@ void conn_visit(struct conn *c) {
 
 /* ---- the end --------------------------------------------------------------------- */
 
-static void join_closing(struct conn *c) {
-  struct turn *t = c->turn;
-  t->holds++;
-  c->prev_closing = NULL;
-  c->next_closing = t->first_closing;
-  if (c->next_closing) c->next_closing->prev_closing = c;
-  t->first_closing = c;
-}
-
-void conn_leave_closing(struct conn *c) {
-  struct turn *t = c->turn;
-  if (c->state != CONN_CLOSING) return;
-  t->holds--;
-  if (c->prev_closing)
-    c->prev_closing->next_closing = c->next_closing;
-  else
-    t->first_closing = c->next_closing;
-  if (c->next_closing) c->next_closing->prev_closing = c->prev_closing;
-}
-
 static void forget_delay(struct conn *c) {
   if (!c->delayed) return;
   c->delayed = false;
@@ -160,7 +140,7 @@ static void leave_open(struct conn *c) {
   c->link->ops->name(c->link, false, &c->local);
   c->state = CONN_CLOSING;
   forget_delay(c);
-  join_closing(c);
+  c->turn->holds++; /* until the link is gone: on_closed() */
   conn_forget_page(c);
   buf_fini(&c->in);
   waitq_wake_all(&c->readers, ERR_CLOSED);
@@ -262,14 +242,14 @@ static bool is_settled(const struct conn *c) {
 }
 
 bool conn_all_settled(struct turn *t) {
-  for (struct conn *c = t->first_closing; c; c = c->next_closing)
-    if (!is_settled(c)) return false;
+  for (struct conn *c = t->first_conn; c; c = c->next)
+    if (c->state == CONN_CLOSING && !is_settled(c)) return false;
   return true;
 }
 
 void conn_abandon_all(struct turn *t) {
-  for (struct conn *next, *c = t->first_closing; c; c = next) {
-    next = c->next_closing;
-    close_link(c, conn_unsent(c) > 0);
+  for (struct conn *c = t->first_conn; c; c = c->next) {
+    if (conn_is_open(c)) conn_reset(c);
+    if (c->state == CONN_CLOSING) close_link(c, conn_unsent(c) > 0);
   }
 }

@@ -96,18 +96,27 @@ static void look_up(struct dial *d, const char *host) {
   finish(d, r);
 }
 
-void dial_start(struct dial *d, struct turn *t, const char *host, uint16_t port,
-                const struct addr *from) {
+static void start(struct dial *d, const char *host) {
   struct addr a;
-  *d = (struct dial){.turn = t, .port = port, .code = ERR_AGAIN, .has_from = from != NULL};
-  t->dials++;
-  if (from) d->from = *from;
   if (!*host)
     begin_here(d);
-  else if (addr_from_ip(&a, host, port) == 0)
+  else if (addr_from_ip(&a, host, d->port) == 0)
     begin(d, &a, 1);
   else
     look_up(d, host);
+}
+
+struct dial *dial_new(struct turn *t, const char *host, uint16_t port, const struct addr *from) {
+  struct dial *d = calloc(1, sizeof *d);
+  if (!d) return NULL;
+  d->turn = t;
+  d->port = port;
+  d->code = ERR_AGAIN;
+  d->has_from = from != NULL;
+  if (from) d->from = *from;
+  t->dials++;
+  start(d, host);
+  return d;
 }
 
 struct addr dial_address(const struct dial *d) {
@@ -120,13 +129,11 @@ struct link *dial_take(struct dial *d) {
   return l;
 }
 
-void dial_fini(struct dial *d) {
-  if (!d->turn) return;
+void dial_release(struct dial *d) {
+  if (!d) return;
   if (d->looking) d->turn->world->ops->resolve_drop(d->turn->world, &d->lookup);
-  d->looking = false;
   drop_link(d);
   free(d->list);
-  d->list = NULL;
   d->turn->dials--;
-  d->turn = NULL;
+  free(d);
 }

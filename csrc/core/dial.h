@@ -23,14 +23,13 @@ struct dial {
 };
 
 /* Begins.  host: a name or an IP address; "" is this host.  from may be NULL.  The outcome,
- * also of what fails at once, is in code.  d stays where it is until dial_fini(). */
-void dial_start(struct dial *d, struct turn *t, const char *host, uint16_t port,
-                const struct addr *from);
+ * also of what fails at once, is in code.  NULL: out of memory. */
+struct dial *dial_new(struct turn *t, const char *host, uint16_t port, const struct addr *from);
 /* The address that was tried last; ADDR_NONE if there was none. */
 struct addr dial_address(const struct dial *d);
 /* code is 0: the link becomes the caller's. */
 struct link *dial_take(struct dial *d);
-/* Gives up whatever is under way. Idempotent. */
-void dial_fini(struct dial *d);
+/* Gives up whatever is under way. NULL is harmless. */
+void dial_release(struct dial *d);
 
 #endif

@@ -99,6 +99,7 @@ void turn_fini(struct turn *t, double seconds) {
   }
   conn_abandon_all(t);
   t->world->ops->close(t->world);
+  conn_free_all(t);
   timers_fini(&t->timers);
   free(t->page);
 }

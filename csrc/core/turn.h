@@ -61,7 +61,7 @@ struct turn {
   struct timers timers;
   struct jobs ready;
   struct conn *first_visit, *last_visit;
-  struct conn *first_closing;
+  struct conn *first_conn; /* of all */
   /* What may still happen: servers, armed timers of the user, waits that time or the outside
    * can end, closing connections, unsent output, lookups, dials. */
   unsigned holds;
@@ -73,8 +73,8 @@ struct turn {
 
 /* Takes over the world. 0 or ERR_NOMEM. */
 int turn_init(struct turn *t, struct world *w);
-/* Everything must be closed or closing; finishes the closing ones: at most `seconds` for
- * what is unsent.  Runs no job.  Closes the world. */
+/* Finishes the connections that are closing, at most `seconds` for what is unsent, and frees
+ * all that are left, their owners' or not.  Runs no job.  Closes the world. */
 void turn_fini(struct turn *t, double seconds);
 
 double turn_now(struct turn *t);

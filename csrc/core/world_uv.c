@@ -50,7 +50,8 @@ static double world_uv_now(struct world *w) {
   return (double)uv_hrtime() / 1e9;
 }
 
-static void on_timer(uv_timer_t *t) { (void)t; }
+/* It may fire before the poll of the same uv_run, which then would sleep without it. */
+static void on_timer(uv_timer_t *t) { uv_stop(t->loop); }
 
 /* The loop's clock is the same in whole milliseconds, never ahead: a timer set by it does not
  * fire early.  Times past any life, INFINITY too, are cut to what fits. */
@@ -62,6 +63,10 @@ static uint64_t timeout_until(const uv_loop_t *loop, double until) {
 }
 
 static void wait_until(struct world_uv *w, double until) {
+  if (isinf(until)) {
+    uv_run(&w->loop, UV_RUN_ONCE);
+    return;
+  }
   uv_update_time(&w->loop);
   uv_timer_start(&w->timer, on_timer, timeout_until(&w->loop, until), 0);
   uv_run(&w->loop, UV_RUN_ONCE);

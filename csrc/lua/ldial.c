@@ -12,7 +12,7 @@ static const double CONNECT_TIMEOUT = 30;
 
 /* Lives on the stack of the call, so that whatever ends it gives up the dial. */
 struct ldial {
-  struct dial d;
+  struct dial *d;
   struct conn_opts opts;
   int text, framing; /* stack indices: the address as given, the framing */
 };
@@ -32,21 +32,24 @@ static const struct opt connect_keys[] = {
 
 static int ldial_gc(lua_State *L) {
   struct ldial *ld = lua_touserdata(L, 1);
-  dial_fini(&ld->d);
+  dial_release(ld->d);
+  ld->d = NULL;
   return 0;
 }
 
 static int connect_failed(lua_State *L, struct ldial *ld, int code) {
-  dial_fini(&ld->d);
+  dial_release(ld->d);
+  ld->d = NULL;
   return push_failure(L, "connect", lua_tostring(L, ld->text), NULL, code);
 }
 
 static int connect_done(lua_State *L, struct rt *rt, struct ldial *ld) {
   int idx = lconn_new(L);
-  struct addr peer = dial_address(&ld->d);
-  int r = lconn_open(L, rt, idx, dial_take(&ld->d), &peer, &ld->opts, ld->framing);
+  struct addr peer = dial_address(ld->d);
+  int r = lconn_open(L, rt, idx, dial_take(ld->d), &peer, &ld->opts, ld->framing);
   if (r) return connect_failed(L, ld, r);
-  dial_fini(&ld->d);
+  dial_release(ld->d);
+  ld->d = NULL;
   return 1;
 }
 
@@ -55,9 +58,9 @@ static int connect_k(lua_State *L, int status, lua_KContext ctx);
 static int connect_run(lua_State *L, struct rt *rt, struct op *o) {
   struct ldial *ld = o->on;
   int r = 0;
-  while (ld->d.code == ERR_AGAIN && r == 0) r = op_wait(L, rt, o, connect_k);
+  while (ld->d->code == ERR_AGAIN && r == 0) r = op_wait(L, rt, o, connect_k);
   op_done(rt, o);
-  if (ld->d.code != ERR_AGAIN) r = ld->d.code;
+  if (ld->d->code != ERR_AGAIN) r = ld->d->code;
   return r ? connect_failed(L, ld, r) : connect_done(L, rt, ld);
 }
 
@@ -94,13 +97,15 @@ static int l_connect(lua_State *L) {
   uint16_t port;
   lua_settop(L, 2);
   struct ldial *ld = ldial_new(L);
-  struct op o = {.what = "connect", .on = ld, .q = &ld->d.waiters, .outside = true};
+  struct op o = {.what = "connect", .on = ld, .outside = true};
   o.timeout = read_connect_opts(L, 2, &ld->opts);
   ld->framing = lua_gettop(L);
   int r = check_address(L, 1, host, &port, &why);
   ld->text = lua_gettop(L);
   if (r) return push_failure(L, "connect", lua_tostring(L, -1), why, r);
-  dial_start(&ld->d, &rt->turn, host, port, NULL);
+  ld->d = dial_new(&rt->turn, host, port, NULL);
+  if (!ld->d) return connect_failed(L, ld, ERR_NOMEM);
+  o.q = &ld->d->waiters;
   return connect_run(L, rt, &o);
 }
 

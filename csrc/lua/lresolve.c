@@ -8,7 +8,8 @@
 
 #define LOOKUP_NAME "lunewire.Lookup"
 
-/* Lives on the stack of the call, so that whatever ends it drops the lookup. */
+/* Its userdata, a pointer, lives on the stack of the call, so that whatever ends it drops the
+ * lookup. */
 struct llookup {
   struct lookup lookup;
   struct world *world; /* NULL: nothing under way */
@@ -18,11 +19,12 @@ struct llookup {
 };
 
 static int llookup_gc(lua_State *L) {
-  struct llookup *ll = lua_touserdata(L, 1);
+  struct llookup **at = lua_touserdata(L, 1), *ll = *at;
+  *at = NULL;
+  if (!ll) return 0;
   if (ll->world) ll->world->ops->resolve_drop(ll->world, &ll->lookup);
-  ll->world = NULL;
   free(ll->list);
-  ll->list = NULL;
+  free(ll);
   return 0;
 }
 
@@ -71,11 +73,13 @@ static int resolve_k(lua_State *L, int status, lua_KContext ctx) {
 }
 
 static struct llookup *llookup_new(lua_State *L) {
-  struct llookup *ll = lua_newuserdatauv(L, sizeof *ll, 0);
-  memset(ll, 0, sizeof *ll);
+  struct llookup **at = lua_newuserdatauv(L, sizeof *at, 0);
+  *at = NULL;
+  luaL_setmetatable(L, LOOKUP_NAME);
+  struct llookup *ll = *at = calloc(1, sizeof *ll);
+  if (!ll) luaL_error(L, "resolve: not enough memory");
   ll->code = ERR_AGAIN;
   ll->lookup = (struct lookup){.done = on_found, .owner = ll};
-  luaL_setmetatable(L, LOOKUP_NAME);
   return ll;
 }
 

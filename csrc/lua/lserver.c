@@ -135,7 +135,9 @@ static void lserver_end(lua_State *L, struct lserver *ls) {
 }
 
 static int lserver_gc(lua_State *L) {
-  lserver_end(L, lua_touserdata(L, 1));
+  struct lserver *ls = lua_touserdata(L, 1);
+  lserver_end(L, ls);
+  if (ls->conns) conn_forget_server(&ls->rt->turn, ls);
   return 0;
 }
 

@@ -68,14 +68,29 @@ static const char *push_error_text(lua_State *L) {
   return lua_tostring(L, -1);
 }
 
-/* The traceback goes to the task's user value: __close handlers, which run between this and
- * the end of the call, may wait, and other tasks may fail meanwhile. */
+/* [light userdata task, err]  The traceback goes to the task's user value: __close handlers,
+ * which run between this and the end of the call, may wait, and other tasks may fail then. */
+static int note_death(lua_State *L) {
+  const struct task *t = lua_touserdata(L, 1);
+  lua_remove(L, 1);
+  push_task(L, t);
+  luaL_traceback(L, L, push_error_text(L), 2);
+  lua_setiuservalue(L, -3, 2);
+  return 0;
+}
+
+/* No collection while the stack may be overflowing: a finalizer that finds no room on it fails,
+ * and is not called again. */
 static int on_message(lua_State *L) {
   struct rt *rt = rt_of(L);
+  bool collecting = lua_gc(L, LUA_GCISRUNNING);
   if (!rt->running || is_canceled(L, 1)) return 1;
-  push_task(L, rt->running);
-  luaL_traceback(L, L, push_error_text(L), 1);
-  lua_setiuservalue(L, -3, 2);
+  if (collecting) lua_gc(L, LUA_GCSTOP);
+  lua_pushcfunction(L, note_death);
+  lua_pushlightuserdata(L, rt->running);
+  lua_pushvalue(L, 1);
+  lua_pcall(L, 2, 0, 0);
+  if (collecting) lua_gc(L, LUA_GCRESTART);
   lua_settop(L, 1);
   return 1;
 }

@@ -65,6 +65,26 @@ local function readers(pair)
       end
     end)
 
+    it("take turns: who comes again stands at the end of the line", function()
+      local a, b = pair()
+      local order = {}
+      local tasks = tools.spawn_all(3, function(i)
+        for line in b:lines() do
+          order[#order + 1] = i .. line
+        end
+      end)
+      wire.sleep(0)
+      for i = 1, 6 do
+        tools.put(a, i, "\n")
+        tools.await(function()
+          return #order == i
+        end)
+      end
+      a:close()
+      tools.results(tasks)
+      assert.same({ "11", "22", "33", "14", "25", "36" }, order)
+    end)
+
     it("do not pass each other: a shorter need waits behind a longer one", function()
       local a, b = pair()
       local long = tools.start(b.recv, b, 10)
