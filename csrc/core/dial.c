@@ -131,6 +131,7 @@ struct link *dial_take(struct dial *d) {
 
 void dial_release(struct dial *d) {
   if (!d) return;
+  waitq_wake_all(&d->waiters, ERR_CLOSED);
   if (d->looking) d->turn->world->ops->resolve_drop(d->turn->world, &d->lookup);
   drop_link(d);
   free(d->list);

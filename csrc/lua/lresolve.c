@@ -22,6 +22,7 @@ static int llookup_gc(lua_State *L) {
   struct llookup **at = lua_touserdata(L, 1), *ll = *at;
   *at = NULL;
   if (!ll) return 0;
+  waitq_wake_all(&ll->waiters, ERR_CLOSED);
   if (ll->world) ll->world->ops->resolve_drop(ll->world, &ll->lookup);
   free(ll->list);
   free(ll);
