@@ -144,7 +144,7 @@ check-clang:
 
 check-format:
 	@echo "  FORMAT"
-	$(Q)clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(HEADERS)
+	$(Q)clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(HEADERS) bench/*.c
 
 check-tidy:
 	@echo "  TIDY  csrc"

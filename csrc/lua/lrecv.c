@@ -40,6 +40,7 @@ static const struct opt pkg_keys[] = {TIMEOUT, MAX, HEADER, RETRY, END};
 static struct recv_opts read_opts(lua_State *L, int idx, const struct conn *c,
                                   const struct opt *keys) {
   struct recv_opts ro = {.timeout = c->timeout, .header = 2};
+  if (lua_isnoneornil(L, idx)) return ro;
   opts_read(L, idx, keys, &ro);
   ro.timeout = opts_retry(L, idx, ro.timeout);
   if (ro.header < 1 || ro.header > 4) luaL_error(L, "option 'header' must be from 1 to 4");

@@ -105,6 +105,7 @@ static const struct opt count_keys[] = {TIMEOUT, MAX, RETRY, END};
 static struct send_opts read_opts(lua_State *L, int idx, const struct conn *c,
                                   const struct opt *keys) {
   struct send_opts so = {.timeout = c->timeout, .header = 2};
+  if (lua_isnoneornil(L, idx)) return so;
   opts_read(L, idx, keys, &so);
   so.timeout = opts_retry(L, idx, so.timeout);
   if (so.header < 1 || so.header > 4) luaL_error(L, "option 'header' must be from 1 to 4");
