@@ -38,9 +38,10 @@ static void write_failed(struct conn *c, int code) {
   waitq_wake_first(&c->writers);
 }
 
-static void write_once(struct conn *c) {
+/* Interest in the link's readiness follows what it takes, and changes no more than it must: a
+ * change costs system calls. */
+static void write_out(struct conn *c) {
   size_t n = buf_len(&c->out);
-  if (n == 0 || c->blocked || c->out_end) return;
   struct iovec v = {.iov_base = c->out.mem + c->out.head, .iov_len = n};
   ptrdiff_t r = c->link->ops->write(c->link, &v, 1);
   if (r < 0 && r != ERR_AGAIN) {
@@ -50,7 +51,7 @@ static void write_once(struct conn *c) {
   size_t done = r < 0 ? 0 : (size_t)r;
   c->bytes_out += done;
   buf_consume(&c->out, done);
-  if (done < n) note_blocked(c, true);
+  note_blocked(c, done < n);
   if (c->writers.first) waitq_wake_first(&c->writers);
 }
 
@@ -67,14 +68,14 @@ static void shut_when_written(struct conn *c) {
 static void close_step(struct conn *c);
 
 static void push_out(struct conn *c) {
-  write_once(c);
+  if (conn_unsent(c) > 0 && !c->blocked && !c->out_end) write_out(c);
   shut_when_written(c);
   if (c->state == CONN_CLOSING) close_step(c);
 }
 
 void conn_unblock(struct conn *c) {
   if (!c->blocked) return;
-  note_blocked(c, false);
+  write_out(c);
   push_out(c);
 }
 
