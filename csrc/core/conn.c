@@ -145,11 +145,10 @@ static int page_gather(struct conn *c) {
 
 /* ---- reading --------------------------------------------------------------------- */
 
-static int note_end(struct conn *c, ptrdiff_t r) {
+static void note_end(struct conn *c, ptrdiff_t r) {
   c->in_end = r == 0 ? ERR_EOF : (int)r;
   c->readable = false;
   conn_interest(c);
-  return 0;
 }
 
 /* One read into memory for `room` bytes. Fewer than that: the link is dry. */
@@ -160,7 +159,10 @@ static int read_once(struct conn *c, char *to, size_t room, size_t *got) {
     c->readable = false;
     return ERR_AGAIN;
   }
-  if (r <= 0) return note_end(c, r);
+  if (r <= 0) {
+    note_end(c, r);
+    return 0;
+  }
   *got = (size_t)r;
   c->bytes_in += *got;
   if (*got < room) c->readable = false;
@@ -191,8 +193,9 @@ static int fill_tail(struct conn *c, size_t have, size_t most) {
   return r;
 }
 
-/* Reads once, so that a message which needs `need` bytes in all can become complete; `limit`
- * bounds one whose length is not known yet. */
+/* Reads once, so that a message which needs `need` bytes in all can become complete: into the
+ * page if it fits there, else to where it will stay. `limit` bounds a message whose length is
+ * not known yet. */
 static int fill(struct conn *c, size_t have, size_t need, size_t limit) {
   if (c->in_end) return c->in_end;
   if (!c->readable) return ERR_AGAIN;
@@ -264,15 +267,13 @@ void conn_took(struct conn *c, const struct cut *cut) {
 int conn_skip(struct conn *c, const struct framing *f) {
   struct framing any = *f;
   struct message m;
-  any.max = PAGE_SIZE_BYTES / 2; /* so that a step never leaves the page */
-  for (;;) {
-    conn_begin(c, &any);
-    int r = conn_take(c, &any, &m);
-    if (r == 0 || r == ERR_MSGSIZE) /* no terminator begins in the first max bytes */
-      conn_consume(c, r ? any.max : m.cut.take);
-    c->skipping = r ? f->kind : 0;
-    if (r != ERR_MSGSIZE) return r;
-  }
+  any.max = PAGE_SIZE_BYTES / 2;
+  conn_begin(c, &any);
+  int r = conn_take(c, &any, &m);
+  if (r == 0 || r == ERR_MSGSIZE) /* no terminator begins in the first max bytes */
+    conn_consume(c, r ? any.max : m.cut.take);
+  c->skipping = r ? f->kind : 0;
+  return r;
 }
 
 /* ---- readiness ------------------------------------------------------------------- */
@@ -281,7 +282,10 @@ int conn_skip(struct conn *c, const struct framing *f) {
  * Past that, interest is dropped, and the peer feels it. */
 static void read_ahead(struct conn *c) {
   struct turn *t = c->turn;
-  if (t->borrower && conn_spill(t->borrower) != 0) return;
+  if (t->borrower && conn_spill(t->borrower) != 0) {
+    c->link->ops->want(c->link, c->blocked ? LINK_OUT : 0u); /* until somebody asks again */
+    return;
+  }
   size_t have = buf_len(&c->in), got;
   if (have < CONN_READ_AHEAD && !c->in_end) {
     if (read_once(c, t->page, CONN_READ_AHEAD - have, &got) != 0) return;
@@ -310,7 +314,7 @@ static void on_ready(struct link *l, unsigned events) {
   struct conn *c = l->owner;
   c->last_active = c->turn->now;
   if (events & LINK_OUT) conn_unblock(c);
-  if (!(events & LINK_IN) || c->in_end) return;
+  if (c->link_closed || !(events & LINK_IN) || c->in_end) return;
   c->readable = true;
   if (c->state == CONN_CLOSING) {
     conn_discard(c);

@@ -58,19 +58,20 @@ struct conn {
   void (*on_close)(struct conn *);
   void *server; /* on_close's own */
   uint64_t bytes_in, bytes_out, messages_in, messages_out;
-  double opened, last_active;
+  double opened, last_active; /* last_active: CLOSING: when the peer last took something */
+  size_t left;                /* CLOSING: what it had not taken when last looked at */
   struct conn_failure failure, recv_failure;
   int in_end;  /* the end of the input, sticky: ERR_EOF or a code; 0: not yet */
   int out_end; /* why nothing can be written any more; 0: it can */
   uint8_t state, holders, scan_kind;
-  uint8_t skipping;       /* the framing whose over-long message is being thrown away, or 0 */
-  bool readable, blocked; /* the link may have input; it took less than it was given */
-  bool shut, fin;         /* FIN is to be sent behind the output; it was sent */
-  bool delayed;           /* OPEN: the timer will close it */
-  bool gone;              /* CLOSING: the link was told to close */
-  bool desync;            /* a message was too long to be received: no next one is known */
-  bool owed;              /* a reply that nobody waits for any more is still to come */
-  bool accepted;          /* this end was accepted (a pipe: the second end), not dialled */
+  uint8_t skipping;          /* the framing whose over-long message is being thrown away, or 0 */
+  bool readable, blocked;    /* the link may have input; it took less than it was given */
+  bool fin_wanted, fin_sent; /* the end of our output: behind what is unsent; it is out */
+  bool delayed;              /* OPEN: the timer will close it */
+  bool link_closed;          /* CLOSING: the link was told to close */
+  bool desync;               /* a message was too long to be received: no next one is known */
+  bool owed;                 /* a reply that nobody waits for any more is still to come */
+  bool accepted;             /* this end was accepted (a pipe: the second end), not dialled */
 };
 
 /* Takes over the link (on failure too: then it is reset). peer may be NULL: asked of the
@@ -102,7 +103,8 @@ void conn_begin(struct conn *c, const struct framing *f);
 int conn_take(struct conn *c, const struct framing *f, struct message *m);
 /* Consumes what conn_take found; counts a message. Clamped to what is there. */
 void conn_took(struct conn *c, const struct cut *cut);
-/* Throws away an over-long line. 0: its end is behind us; otherwise as conn_take. */
+/* Throws away a piece of an over-long line. 0: its end is behind us; ERR_MSGSIZE: there is more;
+ * otherwise as conn_take. */
 int conn_skip(struct conn *c, const struct framing *f);
 /* What is buffered now. */
 const char *conn_input(const struct conn *c, size_t *n);
@@ -164,7 +166,7 @@ void conn_visit(struct conn *c);
 bool conn_all_settled(struct turn *t);
 /* Closes what is open, without waiting for anything. */
 void conn_abandon_all(struct turn *t);
-/* After the last poll: nobody will ask for them any more. */
+/* After the last poll, when no owner can call any more: with the state that owned them. */
 void conn_free_all(struct turn *t);
 
 #endif

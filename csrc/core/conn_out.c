@@ -12,7 +12,7 @@ enum { CLOSE_STALL = 10, CLOSE_LINGER = 2 }; /* seconds */
 
 static bool wants_input(const struct conn *c) {
   if (c->in_end) return false;
-  if (c->state == CONN_CLOSING) return c->shut;
+  if (c->state == CONN_CLOSING) return c->fin_wanted;
   return c->readers.first != NULL || conn_reads_ahead(c);
 }
 
@@ -55,14 +55,14 @@ static void write_out(struct conn *c) {
   if (c->writers.first) waitq_wake_first(&c->writers);
 }
 
-static inline bool output_is_over(const struct conn *c) { return c->out_end || c->fin; }
+static inline bool output_is_over(const struct conn *c) { return c->out_end || c->fin_sent; }
 
 /* What follows the output: FIN. */
 static void shut_when_written(struct conn *c) {
-  if (!c->shut || output_is_over(c) || conn_unsent(c) > 0) return;
+  if (!c->fin_wanted || output_is_over(c) || conn_unsent(c) > 0) return;
   int r = c->link->ops->shut(c->link);
   c->out_end = r < 0 ? r : 0;
-  c->fin = r == 0;
+  c->fin_sent = r == 0;
 }
 
 static void close_step(struct conn *c);
@@ -73,6 +73,7 @@ static void push_out(struct conn *c) {
   if (c->state == CONN_CLOSING) close_step(c);
 }
 
+/* Writes although it is still marked as blocked; the mark follows what the link takes. */
 void conn_unblock(struct conn *c) {
   if (!c->blocked) return;
   write_out(c);
@@ -81,7 +82,7 @@ void conn_unblock(struct conn *c) {
 
 int conn_cannot_send(const struct conn *c) {
   if (!conn_is_open(c)) return ERR_CLOSED;
-  return c->out_end ? c->out_end : c->shut ? ERR_PIPE : 0;
+  return c->out_end ? c->out_end : c->fin_wanted ? ERR_PIPE : 0;
 }
 
 char *conn_reserve(struct conn *c, size_t n) { return buf_reserve(&c->out, n, SIZE_MAX); }
@@ -123,7 +124,7 @@ struct conn *conn_next_visit(struct turn *t) {
 }
 
 void conn_visit(struct conn *c) {
-  if (c->link && !c->gone) push_out(c);
+  if (c->link && !c->link_closed) push_out(c);
   conn_drop(c, CONN_OF_VISIT);
 }
 
@@ -151,8 +152,8 @@ static void leave_open(struct conn *c) {
 }
 
 static void close_link(struct conn *c, bool reset) {
-  if (c->gone) return;
-  c->gone = true;
+  if (c->link_closed) return;
+  c->link_closed = true;
   buf_fini(&c->out);
   note_blocked(c, false);
   timers_disarm(&c->turn->timers, &c->timer);
@@ -163,10 +164,7 @@ static struct conn *conn_of_timer(struct timer *d) {
   return (struct conn *)(void *)((char *)d - offsetof(struct conn, timer));
 }
 
-static void on_close_due(struct timer *d) {
-  struct conn *c = conn_of_timer(d);
-  close_link(c, conn_unsent(c) > 0);
-}
+static void on_close_due(struct timer *d);
 
 /* Without memory for the timer there is no lingering. */
 static void close_after(struct conn *c, double seconds) {
@@ -175,21 +173,49 @@ static void close_after(struct conn *c, double seconds) {
     close_link(c, conn_unsent(c) > 0);
 }
 
-/* Called after every progress of a closing connection. */
+/* What the peer has still to take: unsent, or in the system's buffers behind the FIN. */
+static size_t close_left(const struct conn *c) {
+  return c->fin_sent ? c->link->ops->in_flight(c->link) : conn_unsent(c);
+}
+
+/* Notes what is left -> did the peer take something since the last look? */
+static bool close_progress(struct conn *c) {
+  size_t left = close_left(c);
+  bool progress = left != c->left;
+  c->left = left;
+  if (progress) c->last_active = turn_now(c->turn);
+  return progress;
+}
+
+/* Looks every CLOSE_LINGER seconds: as long as the peer takes bytes, it gets them; when it has
+ * all, it has so long again to end its side. */
+static void on_close_due(struct timer *d) {
+  struct conn *c = conn_of_timer(d);
+  bool progress = close_progress(c);
+  bool stalled = turn_now(c->turn) - c->last_active >= CLOSE_STALL;
+  if (progress || (c->left > 0 && !stalled)) {
+    close_after(c, CLOSE_LINGER);
+    return;
+  }
+  if (c->left > 0 && !c->out_end) c->out_end = ERR_ABORTED;
+  close_link(c, c->left > 0);
+}
+
+/* Called when a closing connection may have come a step further. */
 static void close_step(struct conn *c) {
-  if (c->gone) return;
-  if (c->out_end || (c->fin && (c->in_end || !c->link->outside))) {
+  if (c->link_closed) return;
+  if (c->out_end || (c->fin_sent && (c->in_end || !c->link->outside))) {
     close_link(c, c->out_end != 0);
     return;
   }
-  close_after(c, c->fin ? CLOSE_LINGER : CLOSE_STALL);
-  if (!c->gone) conn_interest(c);
+  if (close_progress(c) || !timer_armed(&c->timer)) close_after(c, CLOSE_LINGER);
+  if (!c->link_closed) conn_interest(c);
 }
 
 void conn_close(struct conn *c) {
   if (!conn_is_open(c)) return;
   leave_open(c);
-  c->shut = true;
+  c->fin_wanted = true;
   conn_ask_visit(c);
 }
 
@@ -215,31 +241,34 @@ int conn_close_in(struct conn *c, double seconds, bool reset) {
 /* Bounded per report: a peer that floods us must not hold up the poll. */
 void conn_discard(struct conn *c) {
   struct turn *t = c->turn;
-  if (t->borrower && conn_spill(t->borrower) != 0) return;
+  if (t->borrower && conn_spill(t->borrower) != 0) {
+    c->link->ops->want(c->link, c->blocked ? LINK_OUT : 0u); /* no memory: the timer ends it */
+    return;
+  }
   ptrdiff_t r = c->link->ops->read(c->link, t->page, PAGE_SIZE_BYTES);
   if (r > 0 || r == ERR_AGAIN) return;
   c->in_end = r == 0 ? ERR_EOF : (int)r;
   conn_interest(c);
-  if (c->in_end != ERR_EOF && !c->fin) write_failed(c, c->in_end);
+  if (c->in_end != ERR_EOF && !c->fin_sent) write_failed(c, c->in_end);
   if (output_is_over(c)) close_step(c);
 }
 
 int conn_close_write(struct conn *c) {
   if (!conn_is_open(c)) return ERR_CLOSED;
-  if (c->out_end || c->shut) return c->out_end;
-  c->shut = true;
+  if (c->out_end || c->fin_wanted) return c->out_end;
+  c->fin_wanted = true;
   conn_ask_visit(c);
   return 0;
 }
 
 bool conn_is_flushed(const struct conn *c) {
-  return c->state == CONN_CLOSED || c->gone || output_is_over(c);
+  return c->state == CONN_CLOSED || c->link_closed || output_is_over(c);
 }
 
 /* ---- when the state that owned everything goes away ------------------------------ */
 
 static bool is_settled(const struct conn *c) {
-  return c->gone || (c->fin && c->link->ops->settled(c->link));
+  return c->link_closed || (c->fin_sent && c->link->ops->in_flight(c->link) == 0);
 }
 
 bool conn_all_settled(struct turn *t) {

@@ -45,8 +45,9 @@ struct link_ops {
   void (*want)(struct link *, unsigned events);
   /* FIN behind the written bytes; reading lives on; idempotent. */
   int (*shut)(struct link *);
-  /* Would closing now lose nothing: is everything written in the peer's hands? */
-  bool (*settled)(struct link *);
+  /* Bytes written that are not in the peer's hands yet, which closing now could lose; 0 also
+   * where nobody can tell. */
+  size_t (*in_flight)(struct link *);
   /* Silences ready at once; closed() is called once, in a later poll; the link frees itself
    * behind it.  reset: the peer sees a reset and nothing stays behind (no TIME_WAIT). */
   void (*close)(struct link *, bool reset);

@@ -125,7 +125,7 @@ static int link_uv_shut(struct link *l) {
   return -errno;
 }
 
-static bool link_uv_settled(struct link *l) { return !platform_unsent(uv_of(l)->fd); }
+static size_t link_uv_in_flight(struct link *l) { return platform_in_flight(uv_of(l)->fd); }
 
 static int set_linger(int fd, bool on, int seconds) {
   struct linger how = {.l_onoff = on, .l_linger = seconds};
@@ -223,7 +223,7 @@ static const struct link_ops link_uv_ops = {
     .write = link_uv_write,
     .want = link_uv_want,
     .shut = link_uv_shut,
-    .settled = link_uv_settled,
+    .in_flight = link_uv_in_flight,
     .close = link_uv_close,
     .name = link_uv_name,
     .option = link_uv_option,

@@ -14,9 +14,9 @@ int platform_accept(int fd, struct sockaddr *peer, socklen_t *len) {
   return accept4(fd, peer, len, SOCK_NONBLOCK | SOCK_CLOEXEC);
 }
 
-bool platform_unsent(int fd) {
+size_t platform_in_flight(int fd) {
   int n = 0;
-  return ioctl(fd, SIOCOUTQ, &n) == 0 && n > 0;
+  return ioctl(fd, SIOCOUTQ, &n) == 0 && n > 0 ? (size_t)n : 0;
 }
 
 #else
@@ -48,9 +48,9 @@ int platform_accept(int fd, struct sockaddr *peer, socklen_t *len) {
   return prepare(accept(fd, peer, len));
 }
 
-bool platform_unsent(int fd) {
+size_t platform_in_flight(int fd) {
   (void)fd;
-  return false;
+  return 0;
 }
 
 #endif

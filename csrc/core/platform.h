@@ -22,7 +22,7 @@ enum { PLATFORM_SEND_FLAGS = 0 }; /* platform_socket and platform_accept set SO_
 int platform_socket(int family, int type);
 int platform_accept(int fd, struct sockaddr *peer, socklen_t *len);
 
-/* Are there bytes that the peer has not acknowledged?  false where nobody can tell. */
-bool platform_unsent(int fd);
+/* Bytes that the peer has not acknowledged; 0 where nobody can tell. */
+size_t platform_in_flight(int fd);
 
 #endif

@@ -148,8 +148,8 @@ static void resolver_free(struct resolver *r) {
   free(r);
 }
 
-/* Called with the lock held; gives it up. */
-static void leave(struct resolver *r) {
+/* Called with the lock held. */
+static void leave_and_unlock(struct resolver *r) {
   bool last = --r->holders == 0;
   pthread_mutex_unlock(&r->lock);
   if (last) resolver_free(r);
@@ -167,7 +167,7 @@ static void *work(void *arg) {
     if (!r->closed) uv_async_send(&r->answered);
   }
   r->threads--;
-  leave(r);
+  leave_and_unlock(r);
   return NULL;
 }
 
@@ -276,7 +276,7 @@ int resolver_open(uv_loop_t *loop, struct resolver **out) {
 static void on_closed(uv_handle_t *handle) {
   struct resolver *r = handle->data;
   pthread_mutex_lock(&r->lock);
-  leave(r);
+  leave_and_unlock(r);
 }
 
 void resolver_close(struct resolver *r) {

@@ -35,8 +35,12 @@ int server_open(struct server *s, struct turn *t, const struct addr *at,
   t->world->ops->accept_name(s->acceptor, &s->at);
   t->world->ops->accept_want(s->acceptor, true);
   t->servers++;
-  t->holds++;
   return 0;
+}
+
+void server_serve(struct server *s, void (*on_ready)(struct server *)) {
+  s->on_ready = on_ready;
+  s->turn->holds++;
 }
 
 /* The connections wait in the backlog meanwhile; nobody is turned away. */
@@ -68,5 +72,5 @@ void server_close(struct server *s) {
   timers_disarm(&s->turn->timers, &s->pause);
   waitq_wake_all(&s->accepters, ERR_CLOSED);
   s->turn->servers--;
-  s->turn->holds--;
+  if (s->on_ready) s->turn->holds--;
 }

@@ -26,6 +26,8 @@ struct server {
 /* 0 or a code. Every port that was 0 is known afterwards. */
 int server_open(struct server *s, struct turn *t, const struct addr *at,
                 const struct listen_opts *opts);
+/* From now on on_ready announces connections, and the server keeps the loop alive. */
+void server_serve(struct server *s, void (*on_ready)(struct server *));
 /* 0 and a link with its peer's address; ERR_AGAIN: await on_ready or stand in accepters;
  * ERR_CLOSED.  Being out of descriptors is ERR_AGAIN after a pause that began. */
 int server_accept(struct server *s, struct link **l, struct addr *peer);

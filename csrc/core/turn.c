@@ -113,7 +113,7 @@ static struct wait *wait_of_timer(struct timer *d) {
 /* Timers are re-armed lazily: one that was armed for an earlier wait moves on. */
 static void on_wait_due(struct timer *d) {
   struct wait *w = wait_of_timer(d);
-  if (!w->parked || isinf(w->due)) return;
+  if (!w->parked || w->due == INFINITY) return;
   if (turn_now(w->turn) < w->due)
     timers_arm(&w->turn->timers, d, w->due); /* its place in the heap was just freed */
   else
@@ -166,7 +166,7 @@ static void wait_unpark(struct wait *w) {
 }
 
 static int wait_arm(struct wait *w, double due) {
-  if (isinf(due) || (timer_armed(&w->timer) && w->timer.due <= due)) return 0;
+  if (due == INFINITY || (timer_armed(&w->timer) && w->timer.due <= due)) return 0;
   return timers_arm(&w->turn->timers, &w->timer, due);
 }
 
@@ -177,7 +177,8 @@ int wait_park(struct wait *w, struct waitq *q, double due, bool outside) {
   w->why = 0;
   w->parked = true;
   w->turn->waits++;
-  wait_hold(w, outside || !isinf(due));
+  w->outside = outside;
+  wait_hold(w, outside || due != INFINITY);
   if (q) wait_link(w, q);
   return 0;
 }
@@ -205,6 +206,7 @@ void wait_set_due(struct wait *w, double due) {
   if (!w->parked || w->why) return;
   if (wait_arm(w, due) != 0) due = turn_now(w->turn); /* no memory for a timer: end it now */
   w->due = due;
+  wait_hold(w, w->outside || due != INFINITY);
   if (due <= turn_now(w->turn)) wait_wake(w, ERR_TIMEDOUT);
 }
 

@@ -52,7 +52,8 @@ struct wait {
   double call_due;    /* the call's own share in due, without the connection's deadline */
   int why;            /* what ended the wait from outside (ERR_TIMEDOUT, ...); 0: look again */
   bool parked;
-  bool held; /* counts among turn.holds */
+  bool outside; /* something outside the process may end this wait */
+  bool held;    /* counts among turn.holds */
 };
 
 struct turn {

@@ -185,7 +185,7 @@ static int l_listen(lua_State *L) {
   if (r == 0 && (r = listen_address(host, port, &at)) != 0) why = "not an IP address";
   if (r == 0) r = try_listen(ls, &at, !*host, &so.listen);
   if (r) return push_failure(L, "listen", lua_tostring(L, 5), why, r);
-  if (!lua_isnil(L, 3)) ls->s.on_ready = on_server_ready;
+  if (!lua_isnil(L, 3)) server_serve(&ls->s, on_server_ready);
   lua_pushvalue(L, 4);
   ls->ref = rt_anchor(L, rt);
   lua_settop(L, 4);

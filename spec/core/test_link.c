@@ -106,8 +106,8 @@ static void half_close(struct world *w, struct probe *a, struct probe *b) {
   CHECK_READ(a, "answer");
   await_in(w, a);
   CHECK_EQ(probe_read(a, &c, 1), 0);
-  AWAIT(w, a->link->ops->settled(a->link));
-  AWAIT(w, b->link->ops->settled(b->link));
+  AWAIT(w, a->link->ops->in_flight(a->link) == 0);
+  AWAIT(w, b->link->ops->in_flight(b->link) == 0);
   probe_close_both(a, b);
 }
 
@@ -132,7 +132,7 @@ TEST(what_was_written_before_a_close_is_read_before_the_end) { over_all(eof_afte
 static void reset_after_data(struct world *w, struct probe *a, struct probe *b) {
   char c;
   CHECK_EQ(probe_send(a, "data"), 4);
-  AWAIT(w, a->link->ops->settled(a->link));
+  AWAIT(w, a->link->ops->in_flight(a->link) == 0);
   probe_close(a, true);
   probe_want(b, LINK_IN);
   AWAIT(w, b->reports >= 3);
@@ -152,7 +152,7 @@ TEST(bytes_before_a_reset_are_read_before_it) { over_all(reset_after_data); }
 static void reset_seen_by_write(struct world *w, struct probe *a, struct probe *b) {
   char c;
   CHECK_EQ(probe_send(a, "data"), 4);
-  AWAIT(w, a->link->ops->settled(a->link));
+  AWAIT(w, a->link->ops->in_flight(a->link) == 0);
   probe_close(a, true);
   AWAIT(w, probe_send(b, "x") == ERR_RESET);
   CHECK_EQ(probe_send(b, "x"), ERR_RESET);
@@ -191,7 +191,7 @@ static void close_victim(struct probe *p) {
 static void close_other(struct world *w, struct probe *a, struct probe *b) {
   CHECK_EQ(probe_send(a, "x"), 1);
   CHECK_EQ(probe_send(b, "x"), 1);
-  AWAIT(w, a->link->ops->settled(a->link) && b->link->ops->settled(b->link));
+  AWAIT(w, a->link->ops->in_flight(a->link) == 0 && b->link->ops->in_flight(b->link) == 0);
   a->hook = close_victim;
   victim = b;
   probe_want(a, LINK_IN);

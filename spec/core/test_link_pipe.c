@@ -47,7 +47,7 @@ static void pipe_facts(struct world *w, struct probe *a, struct probe *b) {
   CHECK_EQ(a->link->ops->option(a->link, LINK_FD, true, &value), ERR_INVAL);
   CHECK_EQ(a->link->ops->option(a->link, LINK_FD, false, &value), 0);
   CHECK_EQ(value, -1);
-  CHECK(a->link->ops->settled(a->link));
+  CHECK(a->link->ops->in_flight(a->link) == 0);
   probe_close_both(a, b);
 }
 
