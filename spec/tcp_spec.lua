@@ -9,14 +9,15 @@ local wire = require "lunewire"
 local it, fails = support.it, support.fails
 local plain = (os.getenv "LUNEWIRE_SUITE" or "plain") == "plain"
 
--- Two megabytes of which every line is different.
-local function long_answer()
+-- Two megabytes of which every line is different.  Made before any test: it takes a while where
+-- the machine is observed, and a peer that ends waits only 5 s for us.
+local ANSWER = (function()
   local lines = {}
   for i = 1, 200000 do
     lines[i] = ("%010d\n"):format(i)
   end
   return table.concat(lines)
-end
+end)()
 
 -- Connects a program, with its standard input and output: %d is the port -> peer, Conn.
 local function connect_peer(command)
@@ -138,41 +139,38 @@ describe("a real peer over TCP", function()
   end)
 
   it("trap: that never had its own input read gets an answer of 2 MB whole", function()
-    local answer = long_answer()
     local peer, conn = connect_peer "head -c 300000 /dev/zero | nc -N 127.0.0.1 %d"
     conn:recv(1, 5)
-    conn:send(answer)
+    conn:send(ANSWER)
     conn:close()
-    assert.is_true(answer == peer:output())
+    assert.is_true(ANSWER == peer:output())
   end)
 
   it("trap: that never had its one line read gets an answer of 2 MB whole", function()
-    local answer = long_answer()
     local server <close> = assert(wire.serve("127.0.0.1:0", function(conn)
       assert(conn:peek(1, 5))
-      conn:send(answer)
+      conn:send(ANSWER)
     end))
     local client = assert(wire.connect(server:addr()))
     tools.put(client, "GET / HTTP/1.0\r\n\r\n")
     wire.sleep(0.05)
-    assert.is_true(answer == client:recv(#answer))
+    assert.is_true(ANSWER == client:recv(#ANSWER))
     fails("EOF", client:recv(1))
   end)
 end)
 
 describe("lingering over TCP", function()
   it("trap: takes what the peer still sends, so that no answer is lost to a reset", function()
-    local answer = long_answer()
     local a, b = support.pair()
-    a:send(answer)
+    a:send(ANSWER)
     a:close()
-    local parts, left = {}, #answer
+    local parts, left = {}, #ANSWER
     while left > 0 do
       assert(b:send(("x"):rep(20000)))
       parts[#parts + 1] = assert(b:recv(math.min(left, 100000)))
       left = left - #parts[#parts]
     end
-    assert.is_true(answer == table.concat(parts))
+    assert.is_true(ANSWER == table.concat(parts))
     fails("EOF", b:recv(1))
   end)
 
@@ -412,7 +410,7 @@ describe("2 MB that a script sends over TCP as it ends", function()
       local conn <close> = assert(server:accept(5))
       conn:set_timeout(5)
       wire.sleep(0.1) -- longer than it takes to send what the system will hold
-      assert.is_true(long_answer() == conn:read "a")
+      assert.is_true(ANSWER == conn:read "a")
       fails("EOF", conn:recv(1))
       conn:close()
       local output, exit = child:output()
@@ -430,7 +428,7 @@ describe("2 MB that a script sends over TCP as it ends", function()
       end
     end)
     local got, message = conn:recv(2200000, 30)
-    assert.is_true(long_answer() == got, message)
+    assert.is_true(ANSWER == got, message)
     conn:close()
     tools.result(noise)
     assert.equal(0, select(2, child:output()))
@@ -440,10 +438,9 @@ describe("2 MB that a script sends over TCP as it ends", function()
     local server <close> = assert(wire.listen "127.0.0.1:0")
     local peer = support.peer("nc -d 127.0.0.1 " .. server:port())
     local conn = assert(server:accept(5))
-    local answer = long_answer()
-    conn:send(answer)
+    conn:send(ANSWER)
     conn:close()
     assert.equal(0, conn:stats().unsent)
-    assert.is_true(answer == peer:output())
+    assert.is_true(ANSWER == peer:output())
   end)
 end)

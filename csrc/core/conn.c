@@ -248,6 +248,7 @@ int conn_take(struct conn *c, const struct framing *f, struct message *m) {
 void conn_consume(struct conn *c, size_t n) {
   struct turn *t = c->turn;
   c->scan = (struct scan){0, 0};
+  c->consumed += n;
   c->skipping = 0; /* whoever takes bytes decides anew where a line begins */
   if (!has_page(c)) {
     buf_consume(&c->in, n);
@@ -279,18 +280,19 @@ int conn_skip(struct conn *c, const struct framing *f) {
 /* ---- readiness ------------------------------------------------------------------- */
 
 /* Nobody waits for input: a little is read ahead, which also shows the peer's end early.
- * Past that, interest is dropped, and the peer feels it. */
-static void read_ahead(struct conn *c) {
+ * Past that, interest is dropped, and the peer feels it. false: no memory, it is dropped now. */
+static bool read_ahead(struct conn *c) {
   struct turn *t = c->turn;
   if (t->borrower && conn_spill(t->borrower) != 0) {
     c->link->ops->want(c->link, c->blocked ? LINK_OUT : 0u); /* until somebody asks again */
-    return;
+    return false;
   }
   size_t have = buf_len(&c->in), got;
   if (have < CONN_READ_AHEAD && !c->in_end) {
-    if (read_once(c, t->page, CONN_READ_AHEAD - have, &got) != 0) return;
+    if (read_once(c, t->page, CONN_READ_AHEAD - have, &got) != 0) return true;
     if (got && buf_append(&c->in, t->page, got) != 0) note_end(c, ERR_NOMEM);
   }
+  return true;
 }
 
 bool conn_reads_ahead(const struct conn *c) {
@@ -320,8 +322,7 @@ static void on_ready(struct link *l, unsigned events) {
     conn_discard(c);
   } else if (c->readers.first) {
     waitq_wake_first(&c->readers);
-  } else {
-    read_ahead(c);
+  } else if (read_ahead(c)) {
     conn_interest(c);
   }
 }

@@ -56,7 +56,8 @@ struct conn {
   struct addr peer, local;
   /* Once, when the connection is no longer open. May be NULL. */
   void (*on_close)(struct conn *);
-  void *server; /* on_close's own */
+  void *server;      /* on_close's own */
+  uint64_t consumed; /* bytes taken off the input: tells whether somebody took some meanwhile */
   uint64_t bytes_in, bytes_out, messages_in, messages_out;
   double opened, last_active; /* last_active: CLOSING: when the peer last took something */
   size_t left;                /* CLOSING: what it had not taken when last looked at */

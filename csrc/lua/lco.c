@@ -87,12 +87,8 @@ static int wrap_k(lua_State *L, int status, lua_KContext ctx);
 
 /* An error goes on to the caller, with its position before a message, as Lua's wrap does. */
 static int raise_from(lua_State *L, lua_State *co, int r) {
-  if (r != LUA_ERRMEM && lua_status(co) != LUA_OK && lua_status(co) != LUA_YIELD) {
-    r = lua_resetthread(co);
-    lua_xmove(co, L, 1);
-  } else {
-    lua_xmove(co, L, 1);
-  }
+  r = lua_resetthread(co);
+  lua_xmove(co, L, 1);
   if (r != LUA_ERRMEM && lua_type(L, -1) == LUA_TSTRING) {
     luaL_where(L, 1);
     lua_insert(L, -2);

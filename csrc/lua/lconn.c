@@ -130,7 +130,7 @@ static int l_strerror(lua_State *L) {
 static bool is_flushed(void *c) { return conn_is_flushed(c); }
 
 static int end_later(lua_State *L, struct conn *c, double delay, bool reset) {
-  int r = conn_close_in(c, delay, reset);
+  int r = delay == INFINITY ? 0 : conn_close_in(c, delay, reset);
   if (r) return conn_failed(L, c, reset ? "reset" : "close", r);
   lua_pushboolean(L, true);
   return 1;
@@ -145,7 +145,7 @@ static int l_close(lua_State *L) {
   if (delay > 0) return end_later(L, c, delay, false);
   bool was_open = conn_is_open(c);
   conn_close(c);
-  if (was_open && !rt_in_task(rt) && !rt->driver && !rt->closed)
+  if (was_open && !rt_in_task(rt) && !rt->driver && !in_finalizer(L))
     rt_drive_until(L, rt, is_flushed, c);
   if (was_open && c->out_end) return conn_failed(L, c, "close", c->out_end);
   lua_pushboolean(L, true);
@@ -272,7 +272,7 @@ static int l_tostring(lua_State *L) {
   const struct lconn *lc = lua_touserdata(L, 1);
   char local[ADDR_TEXT_MAX], peer[ADDR_TEXT_MAX];
   struct addr a;
-  if (!lc->c) {
+  if (!lc || !lc->c) {
     lua_pushliteral(L, "Conn (collected)");
     return 1;
   }

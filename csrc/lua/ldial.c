@@ -37,6 +37,12 @@ static int ldial_gc(lua_State *L) {
   return 0;
 }
 
+static void abandon(struct op *o) {
+  struct ldial *ld = o->on;
+  dial_release(ld->d);
+  ld->d = NULL;
+}
+
 static int connect_failed(lua_State *L, struct ldial *ld, int code) {
   dial_release(ld->d);
   ld->d = NULL;
@@ -58,7 +64,8 @@ static int connect_k(lua_State *L, int status, lua_KContext ctx);
 static int connect_run(lua_State *L, struct rt *rt, struct op *o) {
   struct ldial *ld = o->on;
   int r = 0;
-  while (ld->d->code == ERR_AGAIN && r == 0) r = op_wait(L, rt, o, connect_k);
+  while ((op_spent(L, rt, o) || ld->d->code == ERR_AGAIN) && r == 0)
+    r = op_wait(L, rt, o, connect_k);
   op_done(rt, o);
   if (ld->d->code != ERR_AGAIN) r = ld->d->code;
   return r ? connect_failed(L, ld, r) : connect_done(L, rt, ld);
@@ -96,8 +103,9 @@ static int l_connect(lua_State *L) {
   const char *why;
   uint16_t port;
   lua_settop(L, 2);
+  refuse_in_finalizer(L, "connect");
   struct ldial *ld = ldial_new(L);
-  struct op o = {.what = "connect", .on = ld, .outside = true};
+  struct op o = {.what = "connect", .on = ld, .outside = true, .abandon = abandon};
   o.timeout = read_connect_opts(L, 2, &ld->opts);
   ld->framing = lua_gettop(L);
   int r = check_address(L, 1, host, &port, &why);

@@ -186,23 +186,32 @@ static enum verdict judge(lua_State *L, struct op *o, size_t have) {
   if (used < 1 || (size_t)used > have)
     bad_decode(L, "the second result must be how many bytes the message took, at least 1 and at "
                   "most what was given");
-  struct conn *c = o->on;
-  if (conn_is_open(c)) conn_took(c, &(struct cut){.take = (size_t)used});
+  conn_took(o->on, &(struct cut){.take = (size_t)used});
   lua_pop(L, 2);
   return FOUND;
 }
 
-/* decode(bytes, eof) -> its three results at the top.  The call keeps its place in line while
- * decode runs, so an error must give it up. */
-static enum verdict decode(lua_State *L, struct rt *rt, struct op *o, bool ended) {
+/* Protected: [decode, light userdata op, ended] -> decode(bytes, ended) */
+static int call_decode(lua_State *L) {
+  const struct op *o = lua_touserdata(L, 2);
   size_t n;
-  push_codec(L, o->what);
-  lua_getfield(L, -1, "decode");
-  lua_remove(L, -2);
   const char *p = conn_input(o->on, &n);
   lua_pushlstring(L, p, n);
+  lua_replace(L, 2);
+  lua_call(L, 2, 3);
+  return 3;
+}
+
+/* -> decode's three results at the top.  The call keeps its place in line meanwhile, so that an
+ * error must give it up: nothing here raises before that. */
+static enum verdict decode(lua_State *L, struct rt *rt, struct op *o, bool ended) {
+  size_t n;
+  conn_input(o->on, &n);
+  lua_pushcfunction(L, call_decode);
+  lua_pushvalue(L, o->index);
+  lua_pushlightuserdata(L, o);
   lua_pushboolean(L, ended);
-  bool failed = lua_pcall(L, 2, 3, 0) != LUA_OK;
+  bool failed = lua_pcall(L, 3, 3, 0) != LUA_OK;
   if (!failed && !ended && lua_isnil(L, -3)) return wants_more(L, o, n);
   op_done(rt, o);
   if (failed) lua_error(L);
@@ -258,8 +267,10 @@ static int decode_k(lua_State *L, int status, lua_KContext ctx) {
 int lframing_recv(lua_State *L, struct rt *rt, struct op *o, size_t max) {
   struct conn *c = o->on;
   size_t have;
+  luaL_checkstack(L, LUA_MINSTACK, NULL);
   push_codec(L, o->what);
-  lua_pop(L, 1);
+  lua_getfield(L, -1, "decode");
+  o->index = lua_gettop(L);
   conn_input(c, &have);
   o->total = have ? have : 1;
   o->keeps_place = true;

@@ -101,9 +101,10 @@ static void set_option(lua_State *L, const struct opt *o, void *into) {
 static const struct opt *find_option(lua_State *L, const struct opt *list) {
   if (lua_type(L, -2) != LUA_TSTRING)
     luaL_error(L, "options are named: unexpected key of type %s", luaL_typename(L, -2));
-  const char *key = lua_tostring(L, -2);
+  size_t n;
+  const char *key = lua_tolstring(L, -2, &n);
   for (const struct opt *o = list; o->name; o++)
-    if (strcmp(o->name, key) == 0) return o;
+    if (strlen(o->name) == n && memcmp(o->name, key, n) == 0) return o;
   unknown_option(L, key, list);
   return NULL;
 }
@@ -137,6 +138,17 @@ double opts_retry(lua_State *L, int idx, double timeout) {
   lua_pop(L, 1);
   double first = timeout > 0 ? timeout : 0;
   return retry.count ? first + retry.count * (first + retry.interval) : timeout;
+}
+
+void refuse_in_finalizer(lua_State *L, const char *what) {
+  if (in_finalizer(L))
+    luaL_error(L, "%s: cannot be called in a finalizer; start a task with wire.spawn", what);
+}
+
+void check_callable(lua_State *L, int idx) {
+  if (lua_isfunction(L, idx)) return;
+  if (luaL_getmetafield(L, idx, "__call") == LUA_TNIL) luaL_typeerror(L, idx, "function");
+  lua_pop(L, 1);
 }
 
 size_t check_count(lua_State *L, int idx) {
@@ -173,8 +185,9 @@ static int table_address(lua_State *L, int idx, char host[ADDR_HOST_MAX], uint16
   lua_replace(L, -3);
   lua_pop(L, 1);
   *why = p < 0 || p > 65535            ? "port out of range"
+         : n == 0                      ? "empty host"
          : n >= ADDR_HOST_MAX          ? "host too long"
-         : strlen(text) != n           ? "host contains a zero byte"
+         : strlen(text) != n           ? "zero byte in the host"
          : strpbrk(text, "/[] \t\r\n") ? "not a host name or IP address"
                                        : NULL;
   if (*why) return ERR_INVAL;

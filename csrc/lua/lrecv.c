@@ -71,12 +71,18 @@ static bool has_terminator(const struct framing *f) {
   return f->kind == FRAMING_LINE || f->kind == FRAMING_DELIMITER;
 }
 
-static int recv_try(struct op *o, struct message *m) {
+enum { SKIP_STEPS = 16 }; /* pieces of an over-long line thrown away in one go */
+
+/* Skipping can go on for as long as the peer sends: it gives way now and then. */
+static int recv_try(lua_State *L, struct rt *rt, struct op *o, struct message *m) {
   struct conn *c = o->on;
-  for (;;) {
-    int r = has_terminator(&o->f) && c->skipping == o->f.kind ? conn_skip(c, &o->f) : 0;
-    if (r == 0) r = conn_take(c, &o->f, m);
-    if (r != ERR_MSGSIZE || !o->skip) return r;
+  int r = 0;
+  for (int step = 0;; step++) {
+    bool skips = has_terminator(&o->f) && c->skipping == o->f.kind;
+    if (skips && step >= SKIP_STEPS && op_give_way(L, rt, o)) return ERR_AGAIN;
+    r = skips ? conn_skip(c, &o->f) : conn_take(c, &o->f, m);
+    if (r == 0 && skips) continue;
+    if (r != ERR_MSGSIZE || !(o->skip || skips)) return r;
     c->skipping = o->f.kind;
   }
 }
@@ -85,7 +91,7 @@ static int recv_try(struct op *o, struct message *m) {
 static void recv_begin(struct rt *rt, struct op *o) {
   struct conn *c = o->on;
   conn_begin(c, &o->f);
-  if (o->timeout <= 0 || (!isinf(c->recv_deadline) && c->recv_deadline <= turn_now(&rt->turn)))
+  if (o->timeout <= 0 || (c->recv_deadline != INFINITY && c->recv_deadline <= turn_now(&rt->turn)))
     conn_try_link(c);
 }
 
@@ -93,7 +99,7 @@ int recv_wait(lua_State *L, struct rt *rt, struct op *o, struct message *m, lua_
   int r;
   if (!o->waited) recv_begin(rt, o);
   for (;;) {
-    if ((r = op_turn(L, rt, o)) == 0) r = recv_try(o, m);
+    if ((r = op_turn(L, rt, o)) == 0) r = recv_try(L, rt, o, m);
     if (r != ERR_AGAIN) break;
     conn_want_input(o->on);
     if ((r = op_wait(L, rt, o, k)) != 0) break;
@@ -102,13 +108,18 @@ int recv_wait(lua_State *L, struct rt *rt, struct op *o, struct message *m, lua_
   return r;
 }
 
-int recv_push(lua_State *L, const struct op *o, const struct message *m) {
+bool recv_push(lua_State *L, const struct op *o, const struct message *m) {
   struct conn *c = o->on;
   struct cut cut = m->cut;
+  uint64_t before = c->consumed;
   bool peek = o->peek;
   lua_pushlstring(L, m->base + cut.at, cut.len);
+  if (c->consumed != before) {
+    lua_pop(L, 1);
+    return false;
+  }
   if (!peek) conn_took(c, &cut);
-  return 1;
+  return true;
 }
 
 /* What had come of the message that the end cut off is handed over with the failure. */
@@ -144,8 +155,11 @@ static int recv_k(lua_State *L, int status, lua_KContext ctx);
 
 static int recv_run(lua_State *L, struct rt *rt, struct op *o) {
   struct message m;
-  int r = recv_wait(L, rt, o, &m, recv_k);
-  return r ? recv_failed(L, o, r) : recv_push(L, o, &m);
+  for (;;) {
+    int r = recv_wait(L, rt, o, &m, recv_k);
+    if (r) return recv_failed(L, o, r);
+    if (recv_push(L, o, &m)) return 1;
+  }
 }
 
 static int recv_k(lua_State *L, int status, lua_KContext ctx) {
@@ -211,7 +225,9 @@ static int l_recv_now(lua_State *L) {
     lua_pushliteral(L, "");
     return 1;
   }
-  return r ? recv_failed(L, &o, r) : recv_push(L, &o, &m);
+  if (r) return recv_failed(L, &o, r);
+  if (!recv_push(L, &o, &m)) lua_pushliteral(L, "");
+  return 1;
 }
 
 /* conn:unread(data): puts data in front of what is buffered -> true */
@@ -296,6 +312,7 @@ static int recv_frame(lua_State *L, int opts, enum style style) {
   struct recv_opts ro = read_opts(L, opts, c, plain_keys);
   o.timeout = ro.timeout;
   o.style = (uint8_t)style;
+  lua_getiuservalue(L, 1, 1); /* the framing lives as long as the call, whatever becomes of it */
   if (!c->framing) return lframing_recv(L, rt, &o, ro.max);
   o.f = *c->framing;
   o.f.last = style == AS_ITERATOR;
@@ -345,14 +362,15 @@ static int read_k(lua_State *L, int status, lua_KContext ctx);
 /* Each format's result is pushed; the first that fails ends the call. */
 static int read_run(lua_State *L, struct rt *rt, struct op *o) {
   struct message m;
-  for (; o->index <= o->args; o->index++, o->waited = false) {
+  while (o->index <= o->args) {
     read_format(L, o, o->index);
     int r = recv_wait(L, rt, o, &m, read_k);
-    if (r == ERR_EOF && read_end(L, o)) continue;
-    if (r) return o->index - 2 + recv_failed(L, o, r);
-    bool empty = o->peek;
-    recv_push(L, o, &m);
+    bool empty = o->peek, end = r == ERR_EOF && read_end(L, o);
+    if (r && !end) return o->index - 2 + recv_failed(L, o, r);
+    if (!end && !recv_push(L, o, &m)) continue;
     if (empty) lua_pushliteral(L, ""), lua_replace(L, -2);
+    o->index++;
+    o->waited = false;
   }
   return o->args - 1;
 }

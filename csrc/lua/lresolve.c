@@ -59,7 +59,7 @@ static int resolve_k(lua_State *L, int status, lua_KContext ctx);
 static int resolve_run(lua_State *L, struct rt *rt, struct op *o) {
   struct llookup *ll = o->on;
   int r = 0;
-  while (ll->code == ERR_AGAIN && r == 0) r = op_wait(L, rt, o, resolve_k);
+  while ((op_spent(L, rt, o) || ll->code == ERR_AGAIN) && r == 0) r = op_wait(L, rt, o, resolve_k);
   op_done(rt, o);
   if (ll->code != ERR_AGAIN) r = ll->code;
   if (r) return push_failure(L, o->what, lua_tostring(L, 1), NULL, r);
@@ -90,12 +90,18 @@ static int l_resolve(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct addr a;
   double timeout = INFINITY;
-  const char *host = luaL_checkstring(L, 1);
+  size_t n;
+  const char *host = luaL_checklstring(L, 1, &n);
+  luaL_argcheck(L, strlen(host) == n, 1, "a host name has no zero byte");
+  refuse_in_finalizer(L, "resolve");
   opts_read(L, 2, keys, &timeout);
-  if (addr_from_ip(&a, host, 0) == 0) return push_list(L, &a, 1);
   struct llookup *ll = llookup_new(L);
   struct op o = {
       .what = "resolve", .on = ll, .q = &ll->waiters, .timeout = timeout, .outside = true};
+  if (addr_from_ip(&a, host, 0) == 0) {
+    on_found(&ll->lookup, 0, &a, 1);
+    return resolve_run(L, rt, &o);
+  }
   int r = rt->turn.world->ops->resolve(rt->turn.world, host, &ll->lookup);
   if (r) return push_failure(L, o.what, host, NULL, r);
   ll->world = rt->turn.world;

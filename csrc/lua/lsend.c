@@ -27,10 +27,18 @@ static size_t number_text(lua_State *L, int idx, char out[NUMBER_TEXT]) {
 /* Writes the value at idx to `out` (NULL: only measures) -> bytes. */
 static size_t gather(lua_State *L, int idx, char *out, int depth);
 
+/* What looks like options where there are none must not be taken for an empty list. */
+static void check_no_keys(lua_State *L, int idx) {
+  lua_pushnil(L);
+  if (lua_next(L, idx))
+    luaL_error(L, "a table with keys is no list; options come last, and only where a call has any");
+}
+
 static size_t gather_list(lua_State *L, int idx, char *out, int depth) {
   size_t total = 0, n = lua_rawlen(L, idx);
   if (depth >= LIST_DEPTH) luaL_error(L, "lists are nested too deep (more than %d)", LIST_DEPTH);
   luaL_checkstack(L, 3, "lists are nested too deep");
+  if (n == 0) check_no_keys(L, idx);
   for (size_t i = 1; i <= n; i++) {
     lua_rawgeti(L, idx, (lua_Integer)i);
     total += gather(L, lua_gettop(L), out ? out + total : NULL, depth + 1);
@@ -173,7 +181,10 @@ static int send_run(lua_State *L, struct rt *rt, struct op *o) {
   int r = send_wait(L, rt, o, send_k);
   if (r == 0) r = put(L, rt, o);
   if (r) return conn_failed(L, o->on, o->what, r);
-  lua_pushinteger(L, (lua_Integer)o->total);
+  if (o->as_file)
+    lua_pushvalue(L, 1);
+  else
+    lua_pushinteger(L, (lua_Integer)o->total);
   return 1;
 }
 
@@ -210,31 +221,13 @@ static int l_try_send(lua_State *L) {
   return 1;
 }
 
-/* ---- as a file -------------------------------------------------------------------- */
-
-static int write_k(lua_State *L, int status, lua_KContext ctx);
-
-static int write_run(lua_State *L, struct rt *rt, struct op *o) {
-  int r = send_wait(L, rt, o, write_k);
-  if (r == 0) r = put(L, rt, o);
-  if (r) return conn_failed(L, o->on, o->what, r);
-  lua_pushvalue(L, 1);
-  return 1;
-}
-
-static int write_k(lua_State *L, int status, lua_KContext ctx) {
-  struct rt *rt;
-  struct op *o = op_resumed(L, ctx, &rt);
-  (void)status;
-  return write_run(L, rt, o);
-}
-
 /* conn:write(values...) -> the connection */
 static int l_write(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct op o = send_op(check_conn(L, rt, 1), "write", lua_gettop(L));
+  o.as_file = true;
   gather_all(L, o.args, NULL);
-  return write_run(L, rt, &o);
+  return send_run(L, rt, &o);
 }
 
 /* ---- flush ------------------------------------------------------------------------ */
@@ -302,6 +295,15 @@ static int push_head(lua_State *L, int opts) {
   return lua_gettop(L);
 }
 
+/* The timeout among options whose other keys are for an encode in Lua. */
+static double codec_timeout(lua_State *L, const struct conn *c) {
+  if (!lua_istable(L, 3)) return opt_seconds(L, 3, c->timeout);
+  lua_getfield(L, 3, "timeout");
+  double timeout = opt_seconds(L, lua_gettop(L), c->timeout);
+  lua_pop(L, 1);
+  return opts_retry(L, 3, timeout);
+}
+
 /* conn:send_frame(data[, opts]) -> bytes accepted. opts: timeout, max, head */
 static int l_send_frame(lua_State *L) {
   struct rt *rt = rt_of(L);
@@ -309,10 +311,10 @@ static int l_send_frame(lua_State *L) {
   struct op o = send_op(c, "send_frame", 2);
   luaL_checkany(L, 2);
   lua_settop(L, 3);
+  lua_getiuservalue(L, 1, 1); /* the framing lives as long as the call, whatever becomes of it */
   if (!c->framing) {
     lframing_encode(L, o.what);
-    if (lua_istable(L, 3) && lua_getfield(L, 3, "timeout") != LUA_TNIL)
-      o.timeout = opt_seconds(L, lua_gettop(L), INFINITY);
+    o.timeout = codec_timeout(L, c);
     gather_all(L, 2, NULL);
     return send_run(L, rt, &o);
   }
@@ -330,27 +332,42 @@ static int l_send_frame(lua_State *L) {
 
 static int exchange_k(lua_State *L, int status, lua_KContext ctx);
 
+/* Whatever ends the call now, its reply may still come. */
+static void owe_reply(struct op *o) {
+  struct conn *c = o->on;
+  c->owed = true;
+}
+
 /* The request is out: from here the same call stands in line for the reply, on what is left
  * of its time. */
 static void await_reply(struct conn *c, struct op *o) {
   o->q = &c->readers;
   o->deadline = &c->recv_deadline;
   o->waited = false;
-  o->orphan = &c->owed;
+  o->abandon = owe_reply;
+}
+
+static int send_request(lua_State *L, struct rt *rt, struct op *o) {
+  struct conn *c = o->on;
+  int r = send_wait(L, rt, o, exchange_k);
+  if (r == 0) r = c->owed ? ERR_PROTO : put(L, rt, o);
+  if (r == 0) await_reply(c, o);
+  return r;
 }
 
 static int exchange_run(lua_State *L, struct rt *rt, struct op *o) {
   struct conn *c = o->on;
   struct message m;
-  int r;
-  if (!o->orphan) {
-    if ((r = send_wait(L, rt, o, exchange_k)) == 0) r = c->owed ? ERR_PROTO : put(L, rt, o);
-    if (r) return conn_failed(L, c, o->what, r);
-    await_reply(c, o);
+  int r = o->abandon ? 0 : send_request(L, rt, o);
+  if (r) return conn_failed(L, c, o->what, r);
+  for (;;) {
+    r = recv_wait(L, rt, o, &m, exchange_k);
+    c->owed = true; /* until the reply is in the caller's hands: pushing it may raise */
+    if (r) return recv_failed(L, o, r);
+    if (!recv_push(L, o, &m)) continue;
+    c->owed = false;
+    return 1;
   }
-  if ((r = recv_wait(L, rt, o, &m, exchange_k)) == 0) return recv_push(L, o, &m);
-  c->owed = true;
-  return recv_failed(L, o, r);
 }
 
 static int exchange_k(lua_State *L, int status, lua_KContext ctx) {

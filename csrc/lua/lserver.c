@@ -173,6 +173,7 @@ static int l_listen(lua_State *L) {
   const char *why;
   uint16_t port;
   lua_settop(L, 3);
+  refuse_in_finalizer(L, "listen");
   if (!lua_isnil(L, 2)) luaL_checktype(L, 2, LUA_TTABLE);
   opts_read(L, 2, serve_keys, &so);
   struct lserver *ls = lserver_new(L, rt);
@@ -252,10 +253,10 @@ static int l_handle(lua_State *L) {
     return luaL_error(L, "handle: this server has no handler; make it with wire.serve");
   if (!conn_is_open(c)) return server_failed(L, ls, "handle", ERR_CLOSED);
   if (c->server) return luaL_error(L, "handle: the connection belongs to a server already");
-  adopt_conn(L, ls, 1, c, 2);
   lua_pushvalue(L, 2);
   lua_pushvalue(L, 1);
   task_spawn(L, rt, 2, 2);
+  adopt_conn(L, ls, 1, c, 2);
   return 1;
 }
 

@@ -6,12 +6,6 @@
 
 static struct task *check_task(lua_State *L, int idx) { return luaL_checkudata(L, idx, TASK_NAME); }
 
-static void check_callable(lua_State *L, int idx) {
-  if (lua_isfunction(L, idx)) return;
-  if (luaL_getmetafield(L, idx, "__call") == LUA_TNIL) luaL_typeerror(L, idx, "function");
-  lua_pop(L, 1);
-}
-
 /* wire.spawn(fn, ...) -> Task */
 static int l_spawn(lua_State *L) {
   check_callable(L, 1);
@@ -61,7 +55,7 @@ static int join_k(lua_State *L, int status, lua_KContext ctx);
 static int join_run(lua_State *L, struct rt *rt, struct op *o) {
   struct task *t = o->on;
   int r = 0;
-  while (!task_ended(t) && r == 0) r = op_wait(L, rt, o, join_k);
+  while ((op_spent(L, rt, o) || !task_ended(t)) && r == 0) r = op_wait(L, rt, o, join_k);
   op_done(rt, o);
   return task_ended(t) ? push_end(L, t) : push_failure(L, "join", NULL, NULL, r);
 }
@@ -162,22 +156,29 @@ static bool is_stopped(void *arg) {
   return rt->stopped;
 }
 
-static bool main_task_ended(void *arg) { return task_ended(arg); }
+/* wire.run(fn): the loop turns until its task has ended, or wire.stop(). */
+static bool main_is_over(void *arg) {
+  const struct task *t = arg;
+  return t->rt->stopped || task_ended(t);
+}
+
+static int main_task_failed(lua_State *L, struct task *t) {
+  if (t->status == TASK_CANCELED) return luaL_error(L, "the main task was cancelled");
+  lua_pushvalue(t->co, 1);
+  lua_xmove(t->co, L, 1);
+  return lua_error(L);
+}
 
 static int run_main_task(lua_State *L, struct rt *rt) {
   check_callable(L, 1);
   struct task *t = task_spawn(L, rt, lua_gettop(L) - 1, 0);
   t->awaited = true;
-  rt_drive_until(L, rt, main_task_ended, t);
-  if (!task_ended(t))
-    return luaL_error(L, "deadlock: the main task waits for what nothing can bring any more");
-  if (t->status == TASK_CANCELED) return luaL_error(L, "the main task was cancelled");
-  if (t->status == TASK_FAILED) {
-    lua_pushvalue(t->co, 1);
-    lua_xmove(t->co, L, 1);
-    return lua_error(L);
-  }
-  return push_results(L, t) - 1; /* without the leading true */
+  rt_drive_until(L, rt, main_is_over, t);
+  t->awaited = task_ended(t);
+  if (t->status == TASK_DONE) return push_results(L, t) - 1; /* without the leading true */
+  if (task_ended(t)) return main_task_failed(L, t);
+  if (rt->stopped) return 0;
+  return luaL_error(L, "deadlock: the main task waits for what nothing can bring any more");
 }
 
 /* wire.run([fn, ...]) -> the results of fn */
@@ -186,8 +187,9 @@ static int l_run(lua_State *L) {
   if (rt_in_task(rt) || rt->driver)
     return luaL_error(L, "run: the loop is running already; inside a task just wait, or use "
                          "wire.spawn and join");
-  if (!lua_isnone(L, 1)) return run_main_task(L, rt);
+  refuse_in_finalizer(L, "run");
   rt->stopped = false;
+  if (!lua_isnone(L, 1)) return run_main_task(L, rt);
   rt_drive_until(L, rt, is_stopped, rt);
   return 0;
 }
@@ -217,6 +219,11 @@ static int canceled_tostring(lua_State *L) {
 
 /* wire.CANCELED is a value of its own kind, so that nothing else equals it. */
 static void set_canceled(lua_State *L) {
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &canceled_key) != LUA_TNIL) { /* of an earlier require */
+    lua_setfield(L, -2, "CANCELED");
+    return;
+  }
+  lua_pop(L, 1);
   lua_newuserdatauv(L, 0, 0);
   lua_createtable(L, 0, 2);
   lua_pushcfunction(L, canceled_tostring);

@@ -28,9 +28,9 @@ static void on_due(struct timer *t) {
 }
 
 static void timer_end(lua_State *L, struct ltimer *lt) {
+  timers_disarm(&lt->rt->turn.timers, &lt->timer);
   if (!lt->active) return;
   lt->active = false;
-  timers_disarm(&lt->rt->turn.timers, &lt->timer);
   job_remove(&lt->rt->turn, &lt->job);
   lt->rt->turn.holds--;
   lt->rt->timers--;
@@ -58,9 +58,11 @@ static void spawn_run(lua_State *L, struct ltimer *lt, int idx) {
   lua_pop(L, 1);
 }
 
-static void rearm(struct ltimer *lt) {
+/* Without memory for the next beat there is none. */
+static void rearm(lua_State *L, struct ltimer *lt) {
   double now = turn_now(&lt->rt->turn), next = lt->timer.due + lt->interval;
-  timers_arm(&lt->rt->turn.timers, &lt->timer, next > now ? next : now + lt->interval);
+  next = next > now ? next : now + lt->interval;
+  if (timers_arm(&lt->rt->turn.timers, &lt->timer, next) != 0) timer_end(L, lt);
 }
 
 /* Protected: [light userdata timer] */
@@ -70,7 +72,7 @@ static int timer_fire(lua_State *L) {
   lua_rawgeti(L, -1, lt->ref);
   int idx = lua_gettop(L);
   if (lt->interval > 0)
-    rearm(lt);
+    rearm(L, lt);
   else
     timer_end(L, lt);
   if (last_run_over(L, idx)) spawn_run(L, lt, idx);
@@ -90,7 +92,7 @@ static int l_cancel(lua_State *L) {
   struct ltimer *lt = luaL_checkudata(L, 1, TIMER_NAME);
   lua_getiuservalue(L, 1, 3);
   struct task *run = lua_touserdata(L, -1);
-  bool waiting = run && !run->started, active = lt->active || waiting;
+  bool waiting = run && !run->started && !run->canceled, active = lt->active || waiting;
   if (waiting) run->canceled = true;
   timer_end(L, lt);
   lua_pushboolean(L, active);
@@ -133,17 +135,14 @@ static struct ltimer *ltimer_new(lua_State *L, struct rt *rt) {
 
 static int start(lua_State *L, double delay, bool repeat) {
   struct rt *rt = rt_of(L);
-  if (!lua_isfunction(L, 2)) {
-    if (luaL_getmetafield(L, 2, "__call") == LUA_TNIL) luaL_typeerror(L, 2, "function");
-    lua_pop(L, 1);
-  }
+  check_callable(L, 2);
   struct ltimer *lt = ltimer_new(L, rt);
   lt->interval = repeat ? delay : 0;
   if (isinf(delay)) return 1; /* never: nothing to keep alive */
+  if (timers_arm(&rt->turn.timers, &lt->timer, turn_now(&rt->turn) + delay) != 0)
+    return luaL_error(L, "not enough memory for a timer");
   lua_pushvalue(L, 2);
   lt->ref = rt_anchor(L, rt);
-  int r = timers_arm(&rt->turn.timers, &lt->timer, turn_now(&rt->turn) + delay);
-  if (r) return luaL_error(L, "not enough memory for a timer");
   lt->active = true;
   rt->turn.holds++;
   rt->timers++;

@@ -21,6 +21,8 @@ void rt_metatable(lua_State *L, struct rt *rt, const char *name, const luaL_Reg 
     lua_setfield(L, meta ? -3 : -2, methods->name);
   }
   lua_setfield(L, -2, "__index");
+  lua_pushstring(L, name); /* what getmetatable() shows: the real one is not for scripts */
+  lua_setfield(L, -2, "__metatable");
   if (!gc) return;
   lua_pushlightuserdata(L, rt);
   lua_pushcclosure(L, gc, 1);

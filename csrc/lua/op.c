@@ -26,16 +26,23 @@ struct op *op_resumed(lua_State *L, lua_KContext ctx, struct rt **rt) {
 
 static bool may_wait(lua_State *L, const struct rt *rt) {
   if (rt->running) return L == rt->current && lua_isyieldable(L);
-  return !rt->driver && !rt->closed;
+  return !rt->driver && !rt->closed && !in_finalizer(L);
+}
+
+bool op_give_way(lua_State *L, struct rt *rt, struct op *o) {
+  o->spent = may_wait(L, rt);
+  return o->spent;
+}
+
+bool op_spent(lua_State *L, struct rt *rt, struct op *o) {
+  uint16_t *calls = rt->running ? &rt->running->calls : &rt->main_calls;
+  if (++*calls <= TURN_BUDGET || !op_give_way(L, rt, o)) return false;
+  *calls = 0;
+  return true;
 }
 
 int op_turn(lua_State *L, struct rt *rt, struct op *o) {
-  uint16_t *calls = rt->running ? &rt->running->calls : &rt->main_calls;
-  if (++*calls > TURN_BUDGET && may_wait(L, rt)) {
-    *calls = 0;
-    o->spent = true;
-    return ERR_AGAIN;
-  }
+  if (op_spent(L, rt, o)) return ERR_AGAIN;
   return o->q && !waitq_open(o->q, op_self(rt)) ? ERR_AGAIN : 0;
 }
 
@@ -80,9 +87,11 @@ static const char *push_who_is_in_the_way(lua_State *L) {
 
 static int raise_cannot_wait(lua_State *L, const struct rt *rt, const char *what) {
   if (rt->closed) return luaL_error(L, "%s: cannot wait: the Lua state is closing", what);
+  if (in_finalizer(L))
+    return luaL_error(L, "%s: cannot wait inside a finalizer; start a task with wire.spawn", what);
   if (!rt->running)
     return luaL_error(L,
-                      "%s: cannot wait here: the loop is running this (a finalizer or a hook); "
+                      "%s: cannot wait here: the loop is running this (a hook); "
                       "start a task with wire.spawn",
                       what);
   if (L != rt->current)
@@ -96,31 +105,35 @@ static int raise_cannot_wait(lua_State *L, const struct rt *rt, const char *what
                     what, push_who_is_in_the_way(L));
 }
 
-static int raise_canceled(lua_State *L, struct rt *rt, const struct op *o) {
+/* Before an error is raised: the call leaves its place, and what it had begun is given up. */
+static void give_up(struct rt *rt, struct op *o) {
   wait_leave(op_self(rt));
-  if (o && o->orphan) *o->orphan = true;
+  if (o->abandon) o->abandon(o);
+}
+
+static int raise_canceled(lua_State *L) {
   lua_rawgetp(L, LUA_REGISTRYINDEX, &canceled_key);
   return lua_error(L);
 }
 
 void task_check_canceled(lua_State *L, struct rt *rt) {
-  if (rt->running && rt->running->canceled) raise_canceled(L, rt, NULL);
+  if (rt->running && rt->running->canceled) raise_canceled(L);
 }
 
 /* The earlier of the call's own time and the connection's. */
 static double op_due(struct rt *rt, struct op *o) {
-  if (o->due == 0) o->due = isinf(o->timeout) ? INFINITY : turn_now(&rt->turn) + o->timeout;
+  if (o->due == 0) o->due = o->timeout == INFINITY ? INFINITY : turn_now(&rt->turn) + o->timeout;
   return o->deadline && *o->deadline < o->due ? *o->deadline : o->due;
 }
 
 /* Outside any task the caller itself turns the loop until it is woken. */
-static int main_wait(lua_State *L, struct rt *rt, const struct op *o, struct wait *w) {
+static int main_wait(lua_State *L, struct rt *rt, struct op *o, struct wait *w) {
   rt->main_woken = false;
   rt->main_calls = 0;
   while (!rt->main_woken && rt_step(L, rt)) continue;
   if (rt->main_woken) return 0;
   wait_resume(w);
-  wait_leave(w);
+  give_up(rt, o);
   return luaL_error(L,
                     "deadlock: %s waits for what nothing can bring any more (no server, timer "
                     "or connection to the outside is left)",
@@ -141,17 +154,24 @@ static int op_park(lua_State *L, struct rt *rt, struct op *o, double due, lua_KF
   return coroutine_pass_wait(L, rt, k);
 }
 
-int op_wait(lua_State *L, struct rt *rt, struct op *o, lua_KFunction k) {
+/* Is the wait over already, or must it not begin?  0: it may begin, and lasts until *due. */
+static int op_over(struct rt *rt, struct op *o, double *due) {
   struct wait *w = op_self(rt);
+  if (o->waited && w->why) return w->why;
+  if (o->spent) return 0;
+  *due = op_due(rt, o);
+  if (*due != INFINITY && *due <= turn_now(&rt->turn)) return ERR_TIMEDOUT;
+  return rt->running && rt->running->canceled ? ERR_CANCELED : 0;
+}
+
+int op_wait(lua_State *L, struct rt *rt, struct op *o, lua_KFunction k) {
   double due = INFINITY;
-  if (o->waited && w->why) return w->why == ERR_CANCELED ? raise_canceled(L, rt, o) : w->why;
-  if (!o->spent) {
-    due = op_due(rt, o);
-    if (!isinf(due) && due <= turn_now(&rt->turn)) return ERR_TIMEDOUT;
-    if (rt->running && rt->running->canceled) return raise_canceled(L, rt, o);
-  }
-  if (!may_wait(L, rt)) return raise_cannot_wait(L, rt, o->what);
-  return op_park(L, rt, o, due, k);
+  int r = op_over(rt, o, &due);
+  bool misplaced = r == 0 && !may_wait(L, rt);
+  if (r == ERR_CANCELED || misplaced) give_up(rt, o);
+  if (r == ERR_CANCELED) return raise_canceled(L);
+  if (misplaced) return raise_cannot_wait(L, rt, o->what);
+  return r ? r : op_park(L, rt, o, due, k);
 }
 
 void op_done(struct rt *rt, struct op *o) {

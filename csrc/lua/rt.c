@@ -61,27 +61,38 @@ static int rt_gc(lua_State *L) {
   struct rt *rt = lua_touserdata(L, 1);
   const double drain = 5;
   rt->closed = true;
+  if (!rt->turn.world) return 0; /* it never opened */
   wait_fini(&rt->main_waiter.wait);
   turn_fini(&rt->turn, drain);
   return 0;
 }
 
+/* [-0, +1] Closed, and with its finalizer, before anything is opened that memory errors could
+ * leave behind. */
 static struct rt *rt_new(lua_State *L) {
-  struct world *world;
   struct rt *rt = lua_newuserdatauv(L, sizeof *rt, 0);
   memset(rt, 0, sizeof *rt);
-  int r = world_uv_open(&world);
-  if (r == 0 && (r = turn_init(&rt->turn, world)) != 0) world->ops->close(world);
-  if (r) luaL_error(L, "cannot open an event loop: %s", err_text(r));
-  wait_init(&rt->main_waiter.wait, &rt->turn, main_wake);
+  rt->closed = true;
+  rt->on_error = LUA_NOREF;
   lua_createtable(L, 0, 1);
   lua_pushcfunction(L, rt_gc);
   lua_setfield(L, -2, "__gc");
   lua_setmetatable(L, -2);
-  rt->on_error = LUA_NOREF;
   lua_newtable(L);
   rt->anchors = luaL_ref(L, LUA_REGISTRYINDEX);
   return rt;
+}
+
+static void rt_start(lua_State *L, struct rt *rt) {
+  struct world *world;
+  int r = world_uv_open(&world);
+  if (r == 0 && (r = turn_init(&rt->turn, world)) != 0) {
+    world->ops->close(world);
+    rt->turn.world = NULL;
+  }
+  if (r) luaL_error(L, "cannot open an event loop: %s", err_text(r));
+  wait_init(&rt->main_waiter.wait, &rt->turn, main_wake);
+  rt->closed = false;
 }
 
 struct rt *rt_open(lua_State *L) {
@@ -92,6 +103,7 @@ struct rt *rt_open(lua_State *L) {
     return rt;
   }
   rt = rt_new(L);
+  rt_start(L, rt);
   lua_rawsetp(L, LUA_REGISTRYINDEX, &rt_key);
   lua_pop(L, 1);
   return rt;

@@ -20,22 +20,23 @@
 /* A call that may have to wait: its arguments, parsed once.  Lives on the C stack until it
  * must wait in a task, then in the task. */
 struct op {
-  const char *what;       /* the call's name, for messages */
-  struct waitq *q;        /* where it stands in line, or NULL */
-  const double *deadline; /* the connection's, or NULL */
-  double timeout;         /* the call's own budget in seconds; INFINITY */
-  double due;             /* timeout as a time, once the call had to wait */
-  void *on;               /* what it is about: a connection, a task, ... */
-  size_t total;           /* sending: how many bytes */
-  struct framing f;       /* receiving: what; sending a message: how */
-  int args, index;        /* arguments on the stack; how many of them are dealt with */
-  bool outside;           /* something outside the process may end the wait */
-  bool waited, spent;     /* it has waited; it waits because its task's turn is over */
-  bool *orphan;           /* set if a cancel ends the call: a reply to it may still come */
-  bool skip, peek;        /* receiving: discard what is too long; leave it where it is */
-  bool keeps_place;       /* receiving: success does not end the call */
-  bool framed;            /* sending: one message of f */
-  uint8_t style;          /* receiving: what the results look like (lrecv.c) */
+  const char *what;             /* the call's name, for messages */
+  struct waitq *q;              /* where it stands in line, or NULL */
+  const double *deadline;       /* the connection's, or NULL */
+  double timeout;               /* the call's own budget in seconds; INFINITY */
+  double due;                   /* timeout as a time, once the call had to wait */
+  void *on;                     /* what it is about: a connection, a task, ... */
+  size_t total;                 /* sending: how many bytes */
+  struct framing f;             /* receiving: what; sending a message: how */
+  int args, index;              /* arguments on the stack; how many of them are dealt with */
+  bool outside;                 /* something outside the process may end the wait */
+  bool waited, spent;           /* it has waited; it waits because its task's turn is over */
+  void (*abandon)(struct op *); /* run when the call ends by an error, or NULL */
+  bool skip, peek;              /* receiving: discard what is too long; leave it where it is */
+  bool keeps_place;             /* receiving: success does not end the call */
+  bool as_file;                 /* sending: the result is the connection, as of a Lua file */
+  bool framed;                  /* sending: one message of f */
+  uint8_t style;                /* receiving: what the results look like (lrecv.c) */
 };
 
 struct waiter {
@@ -74,7 +75,17 @@ struct rt {
   bool main_woken, stopped, closed;
 };
 
-static inline struct rt *rt_of(lua_State *L) { return lua_touserdata(L, lua_upvalueindex(1)); }
+/* Raises once the state is closing and the loop is gone: a finalizer of the user's may run after
+ * ours. */
+static inline struct rt *rt_of(lua_State *L) {
+  struct rt *rt = lua_touserdata(L, lua_upvalueindex(1));
+  if (rt->closed) luaL_error(L, "the Lua state is closing");
+  return rt;
+}
+/* Is this a finalizer?  There no task may be switched, and what it makes might outlive the
+ * state that is being closed. */
+static inline bool in_finalizer(lua_State *L) { return lua_gc(L, LUA_GCCOUNT) < 0; }
+void refuse_in_finalizer(lua_State *L, const char *what);
 
 /* ---- rt.c ------------------------------------------------------------------------ */
 
@@ -99,6 +110,10 @@ static inline bool task_ended(const struct task *t) { return t->status >= TASK_D
 
 /* ---- op.c ------------------------------------------------------------------------ */
 
+/* Has the caller's turn lasted long enough?  Then op_wait() gives way once. */
+bool op_spent(lua_State *L, struct rt *rt, struct op *o);
+/* A call that works for long in one go ends its turn early; false: it cannot give way. */
+bool op_give_way(lua_State *L, struct rt *rt, struct op *o);
 /* May this call try now?  ERR_AGAIN: others stand before it, or its turn is over. */
 int op_turn(lua_State *L, struct rt *rt, struct op *o);
 /* ERR_AGAIN: waits.  In a task it does not return: k is called when there is something to
@@ -134,6 +149,8 @@ void opts_read(lua_State *L, int idx, const struct opt *list, void *into);
 
 /* A count at idx: an integer >= 0; nil, negative and other types raise. */
 size_t check_count(lua_State *L, int idx);
+/* A function or something callable at idx; raises otherwise. */
+void check_callable(lua_State *L, int idx);
 /* Seconds at idx; nan raises. none or nil: otherwise. */
 double opt_seconds(lua_State *L, int idx, double otherwise);
 
@@ -187,8 +204,9 @@ const struct framing *to_framing(lua_State *L, int idx);
 /* Waits for one message of o->f. 0: *m is it, not yet consumed; otherwise why not. In a task
  * that must wait it does not return. */
 int recv_wait(lua_State *L, struct rt *rt, struct op *o, struct message *m, lua_KFunction k);
-/* Pushes the message, then consumes it: no byte is lost if memory runs out. [-0, +1] -> 1 */
-int recv_push(lua_State *L, const struct op *o, const struct message *m);
+/* Pushes the message, then consumes it: no byte is lost if memory runs out. [-0, +1]
+ * false: a finalizer took those bytes while they were pushed; nothing is pushed, try again. */
+bool recv_push(lua_State *L, const struct op *o, const struct message *m);
 /* nil, message, code[, partial] as o->style wants it */
 int recv_failed(lua_State *L, struct op *o, int code);
 /* The op of a receiving call on c, with the connection's own timeout. */

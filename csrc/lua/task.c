@@ -158,6 +158,7 @@ static void close_own_conn(lua_State *L, const struct task *t) {
 
 static int body_end(lua_State *L, int status, lua_KContext ctx) {
   struct task *t = (struct task *)ctx;
+  luaL_checkstack(L, LUA_MINSTACK, "too many results");
   close_own_conn(L, t);
   if (status == LUA_OK || status == LUA_YIELD) {
     t->outcome = TASK_DONE;
@@ -216,12 +217,16 @@ static const char STRAY_YIELD[] =
     "coroutine.yield called in a task, outside any coroutine of its own; to let other tasks run "
     "call wire.sleep(0)";
 
-/* Protected: the traceback of a task that yielded to nobody. */
+/* Protected: the traceback of a task that yielded to nobody, and its error on its stack. */
 static int note_stray(lua_State *L) {
   struct task *t = lua_touserdata(L, 1);
   push_task(L, t);
   luaL_traceback(L, t->co, STRAY_YIELD, 0);
   lua_setiuservalue(L, -2, 2);
+  lua_resetthread(t->co);
+  lua_settop(t->co, 0);
+  lua_pushstring(L, STRAY_YIELD);
+  lua_xmove(L, t->co, 1);
   return 0;
 }
 
@@ -230,11 +235,7 @@ static int note_stray(lua_State *L) {
 static void task_broke(struct task *t, bool stray) {
   if (stray) rt_protect(t->rt, note_stray, t);
   close_own_conn(t->rt->driver, t);
-  lua_resetthread(t->co);
-  if (stray) {
-    lua_settop(t->co, 0);
-    lua_pushstring(t->co, STRAY_YIELD);
-  }
+  if (!stray) lua_resetthread(t->co);
   t->outcome = TASK_FAILED;
   if (t->reporting)
     complain(STRAY_YIELD);
@@ -291,6 +292,7 @@ static struct task *task_new(lua_State *L, struct rt *rt) {
 struct task *task_spawn(lua_State *L, struct rt *rt, int nargs, int closes) {
   int fn = lua_gettop(L) - nargs;
   if (rt->closed) luaL_error(L, "cannot start a task: the Lua state is closing");
+  luaL_checkstack(L, nargs + LUA_MINSTACK, "too many arguments for a task");
   struct task *t = task_new(L, rt);
   if (!lua_checkstack(t->co, nargs + 10)) luaL_error(L, "too many arguments for a task");
   lua_pushcfunction(t->co, task_body);
