@@ -258,6 +258,7 @@ int conn_close_write(struct conn *c) {
   if (c->out_end || c->fin_wanted) return c->out_end;
   c->fin_wanted = true;
   conn_ask_visit(c);
+  waitq_wake_first(&c->writers); /* their answer is known now */
   return 0;
 }
 
