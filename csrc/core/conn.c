@@ -71,7 +71,10 @@ void conn_drop(struct conn *c, enum conn_holder holder) {
 
 /* An owner that died without a word (a finalizer that had no stack to run on) does not count. */
 void conn_free_all(struct turn *t) {
-  while (t->first_conn) conn_free(t->first_conn);
+  for (struct conn *next, *c = t->first_conn; c; c = next) {
+    next = c->next;
+    conn_free(c);
+  }
 }
 
 static void on_closed(struct link *l) {

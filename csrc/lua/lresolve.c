@@ -78,7 +78,10 @@ static struct llookup *llookup_new(lua_State *L) {
   *at = NULL;
   luaL_setmetatable(L, LOOKUP_NAME);
   struct llookup *ll = *at = calloc(1, sizeof *ll);
-  if (!ll) luaL_error(L, "resolve: not enough memory");
+  if (!ll) {
+    luaL_error(L, "resolve: not enough memory");
+    return NULL;
+  }
   ll->code = ERR_AGAIN;
   ll->lookup = (struct lookup){.done = on_found, .owner = ll};
   return ll;
