@@ -104,7 +104,7 @@ static inline bool rt_in_task(const struct rt *rt) { return rt->running != NULL;
 /* ---- task.c ---------------------------------------------------------------------- */
 
 /* [-(1 + nargs), +1]  Pops a function and its arguments, pushes a new Task, ready to run.
- * closes: stack index of a Conn that is closed when the task ends, or 0. */
+ * closes: stack index of the Conn that is closed when the task ends, or 0. */
 struct task *task_spawn(lua_State *L, struct rt *rt, int nargs, int closes);
 static inline bool task_ended(const struct task *t) { return t->status >= TASK_DONE; }
 
