@@ -59,23 +59,13 @@ static int connect_done(lua_State *L, struct rt *rt, struct ldial *ld) {
   return 1;
 }
 
-static int connect_k(lua_State *L, int status, lua_KContext ctx);
-
 static int connect_run(lua_State *L, struct rt *rt, struct op *o) {
   struct ldial *ld = o->on;
   int r = 0;
-  while ((op_spent(L, rt, o) || ld->d->code == ERR_AGAIN) && r == 0)
-    r = op_wait(L, rt, o, connect_k);
+  while ((op_spent(L, rt, o) || ld->d->code == ERR_AGAIN) && r == 0) r = op_wait(L, rt, o);
   op_done(rt, o);
   if (ld->d->code != ERR_AGAIN) r = ld->d->code;
   return r ? connect_failed(L, ld, r) : connect_done(L, rt, ld);
-}
-
-static int connect_k(lua_State *L, int status, lua_KContext ctx) {
-  struct rt *rt;
-  struct op *o = op_resumed(L, ctx, &rt);
-  (void)status;
-  return connect_run(L, rt, o);
 }
 
 static struct ldial *ldial_new(lua_State *L) {
@@ -105,7 +95,8 @@ static int l_connect(lua_State *L) {
   lua_settop(L, 2);
   refuse_in_finalizer(L, "connect");
   struct ldial *ld = ldial_new(L);
-  struct op o = {.what = "connect", .on = ld, .outside = true, .abandon = abandon};
+  struct op o = {
+      .run = connect_run, .what = "connect", .on = ld, .outside = true, .abandon = abandon};
   o.timeout = read_connect_opts(L, 2, &ld->opts);
   ld->framing = lua_gettop(L);
   int r = check_address(L, 1, host, &port, &why);

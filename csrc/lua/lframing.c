@@ -170,7 +170,7 @@ enum verdict { FOUND, MORE, BAD };
 /* nil, total_needed */
 static enum verdict wants_more(lua_State *L, struct op *o, size_t have) {
   size_t total = lua_isinteger(L, -2) ? (size_t)lua_tointeger(L, -2) : 0;
-  o->total = total > have ? total : have + 1;
+  o->f.count = total > have ? total : have + 1;
   return MORE;
 }
 
@@ -234,34 +234,26 @@ static int refused(lua_State *L, struct op *o) {
   return 3;
 }
 
-static int decode_k(lua_State *L, int status, lua_KContext ctx);
-
-/* Bytes are awaited by count: what is there, and as many more as decode said. o->total: how
- * many; o->f.max: the limit. */
+/* Bytes are awaited by count: what is there, and as many more as decode said. o->f.count:
+ * how many; o->f.max: the limit. */
 static int decode_run(lua_State *L, struct rt *rt, struct op *o) {
   struct conn *c = o->on;
   struct message m;
   for (;;) {
-    if (c->desync) return recv_failed(L, o, ERR_PROTO);
-    o->f.count = o->total;
-    int r = recv_wait(L, rt, o, &m, decode_k);
+    int r = c->desync ? ERR_PROTO : recv_wait(L, rt, o, &m);
     if (r == ERR_MSGSIZE) c->desync = true;
     size_t n;
     conn_input(c, &n);
-    if (r && (r != ERR_EOF || n == 0)) return recv_failed(L, o, r);
+    if (r && (r != ERR_EOF || n == 0)) {
+      op_done(rt, o);
+      return recv_failed(L, o, r);
+    }
     enum verdict v = decode(L, rt, o, r == ERR_EOF);
     if (v == FOUND) return 1;
     if (v == BAD) return refused(L, o);
     if (r == ERR_EOF) return recv_failed(L, o, r);
     lua_pop(L, 3);
   }
-}
-
-static int decode_k(lua_State *L, int status, lua_KContext ctx) {
-  struct rt *rt;
-  struct op *o = op_resumed(L, ctx, &rt);
-  (void)status;
-  return decode_run(L, rt, o);
 }
 
 int lframing_recv(lua_State *L, struct rt *rt, struct op *o, size_t max) {
@@ -272,10 +264,11 @@ int lframing_recv(lua_State *L, struct rt *rt, struct op *o, size_t max) {
   lua_getfield(L, -1, "decode");
   o->index = lua_gettop(L);
   conn_input(c, &have);
-  o->total = have ? have : 1;
+  o->run = decode_run;
   o->keeps_place = true;
   o->f = (struct framing){.kind = FRAMING_FIXED, .max = max ? max : c->limits.frame};
-  if (o->total > o->f.max) o->f.max = o->total; /* more may be buffered than one message */
+  o->f.count = have ? have : 1;
+  if (o->f.count > o->f.max) o->f.max = o->f.count; /* more may be buffered than one message */
   return decode_run(L, rt, o);
 }
 

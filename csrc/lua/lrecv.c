@@ -10,49 +10,21 @@ enum style { AS_METHOD, AS_ITERATOR, AS_FILE };
 
 /* ---- options ---------------------------------------------------------------------- */
 
-struct recv_opts {
-  double timeout;
-  size_t max;
-  int header;
-  bool keep, skip;
-};
-
-#define TIMEOUT                                                                                    \
-  { "timeout", OPT_SECONDS, offsetof(struct recv_opts, timeout) }
-#define MAX                                                                                        \
-  { "max", OPT_SIZE, offsetof(struct recv_opts, max) }
-#define KEEP                                                                                       \
-  { "keep", OPT_BOOL, offsetof(struct recv_opts, keep) }
-#define SKIP                                                                                       \
-  { "skip", OPT_BOOL, offsetof(struct recv_opts, skip) }
-#define HEADER                                                                                     \
-  { "header", OPT_INT, offsetof(struct recv_opts, header) }
-#define RETRY                                                                                      \
-  { "retry", OPT_ANY, 0 }
-#define END                                                                                        \
-  { NULL, OPT_ANY, 0 }
-
-static const struct opt plain_keys[] = {TIMEOUT, MAX, RETRY, END};
-static const struct opt time_keys[] = {TIMEOUT, RETRY, END};
-static const struct opt line_keys[] = {TIMEOUT, MAX, KEEP, SKIP, RETRY, END};
-static const struct opt pkg_keys[] = {TIMEOUT, MAX, HEADER, RETRY, END};
-
-static struct recv_opts read_opts(lua_State *L, int idx, const struct conn *c,
-                                  const struct opt *keys) {
-  struct recv_opts ro = {.timeout = c->timeout, .header = 2};
-  if (lua_isnoneornil(L, idx)) return ro;
-  opts_read(L, idx, keys, &ro);
-  ro.timeout = opts_retry(L, idx, ro.timeout);
-  if (ro.header < 1 || ro.header > 4) luaL_error(L, "option 'header' must be from 1 to 4");
-  return ro;
-}
+static const struct opt plain_keys[] = {OPT_TIMEOUT, OPT_MAX, OPT_RETRY, OPT_END};
+static const struct opt time_keys[] = {OPT_TIMEOUT, OPT_RETRY, OPT_END};
+static const struct opt line_keys[] = {OPT_TIMEOUT, OPT_MAX,   OPT_KEEP,
+                                       OPT_SKIP,    OPT_RETRY, OPT_END};
+static const struct opt pkg_keys[] = {OPT_TIMEOUT, OPT_MAX, OPT_HEADER, OPT_RETRY, OPT_END};
 
 static size_t limit(size_t max, size_t otherwise) { return max ? max : otherwise; }
 
 /* ---- the one way of receiving ----------------------------------------------------- */
 
+static int recv_run(lua_State *L, struct rt *rt, struct op *o);
+
 struct op recv_op(struct conn *c, const char *what) {
-  return (struct op){.what = what,
+  return (struct op){.run = recv_run,
+                     .what = what,
                      .q = &c->readers,
                      .deadline = &c->recv_deadline,
                      .timeout = c->timeout,
@@ -95,14 +67,14 @@ static void recv_begin(struct rt *rt, struct op *o) {
     conn_try_link(c);
 }
 
-int recv_wait(lua_State *L, struct rt *rt, struct op *o, struct message *m, lua_KFunction k) {
+int recv_wait(lua_State *L, struct rt *rt, struct op *o, struct message *m) {
   int r;
   if (!o->waited) recv_begin(rt, o);
   for (;;) {
     if ((r = op_turn(L, rt, o)) == 0) r = recv_try(L, rt, o, m);
     if (r != ERR_AGAIN) break;
     conn_want_input(o->on);
-    if ((r = op_wait(L, rt, o, k)) != 0) break;
+    if ((r = op_wait(L, rt, o)) != 0) break;
   }
   if (r || !o->keeps_place) op_done(rt, o);
   return r;
@@ -151,22 +123,13 @@ int recv_failed(lua_State *L, struct op *o, int code) {
   return n + (partial ? push_partial(L, c) : 0);
 }
 
-static int recv_k(lua_State *L, int status, lua_KContext ctx);
-
 static int recv_run(lua_State *L, struct rt *rt, struct op *o) {
   struct message m;
   for (;;) {
-    int r = recv_wait(L, rt, o, &m, recv_k);
+    int r = recv_wait(L, rt, o, &m);
     if (r) return recv_failed(L, o, r);
     if (recv_push(L, o, &m)) return 1;
   }
-}
-
-static int recv_k(lua_State *L, int status, lua_KContext ctx) {
-  struct rt *rt;
-  struct op *o = op_resumed(L, ctx, &rt);
-  (void)status;
-  return recv_run(L, rt, o);
 }
 
 /* ---- by count --------------------------------------------------------------------- */
@@ -176,7 +139,7 @@ static int recv_count(lua_State *L, const char *what, bool peek) {
   struct conn *c = check_conn(L, rt, 1);
   struct op o = recv_op(c, what);
   size_t n = check_count(L, 2);
-  struct recv_opts ro = read_opts(L, 3, c, plain_keys);
+  struct call_opts ro = call_opts_read(L, 3, c, plain_keys);
   o.timeout = ro.timeout;
   o.peek = peek;
   o.f = (struct framing){.kind = FRAMING_FIXED, .count = n, .max = limit(ro.max, SIZE_MAX)};
@@ -187,7 +150,7 @@ static int recv_raw(lua_State *L, const char *what, int opts, size_t max, enum s
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
   struct op o = recv_op(c, what);
-  struct recv_opts ro = read_opts(L, opts, c, max ? time_keys : plain_keys);
+  struct call_opts ro = call_opts_read(L, opts, c, max ? time_keys : plain_keys);
   o.timeout = ro.timeout;
   o.style = (uint8_t)style;
   o.f = (struct framing){.kind = FRAMING_RAW, .max = limit(max ? max : ro.max, SIZE_MAX)};
@@ -256,7 +219,7 @@ static int recv_line(lua_State *L, int opts, enum style style) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
   struct op o = recv_op(c, style == AS_METHOD ? "recv_line" : "lines");
-  struct recv_opts ro = read_opts(L, opts, c, line_keys);
+  struct call_opts ro = call_opts_read(L, opts, c, line_keys);
   o.timeout = ro.timeout;
   o.skip = ro.skip;
   o.style = (uint8_t)style;
@@ -279,7 +242,7 @@ static int l_recv_until(lua_State *L) {
   o.f.kind = FRAMING_DELIMITER;
   o.f.delimiter = luaL_checklstring(L, 2, &o.f.delimiter_len);
   luaL_argcheck(L, o.f.delimiter_len > 0, 2, "an empty delimiter");
-  struct recv_opts ro = read_opts(L, 3, c, line_keys);
+  struct call_opts ro = call_opts_read(L, 3, c, line_keys);
   o.timeout = ro.timeout;
   o.skip = ro.skip;
   o.f.keep = ro.keep;
@@ -291,7 +254,7 @@ static int recv_pkg(lua_State *L, int opts, enum style style) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
   struct op o = recv_op(c, style == AS_METHOD ? "recv_pkg" : "pkgs");
-  struct recv_opts ro = read_opts(L, opts, c, pkg_keys);
+  struct call_opts ro = call_opts_read(L, opts, c, pkg_keys);
   o.timeout = ro.timeout;
   o.style = (uint8_t)style;
   recv_set_pkg(c, &o.f, ro.header, ro.max);
@@ -309,7 +272,7 @@ static int recv_frame(lua_State *L, int opts, enum style style) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
   struct op o = recv_op(c, style == AS_METHOD ? "recv_frame" : "frames");
-  struct recv_opts ro = read_opts(L, opts, c, plain_keys);
+  struct call_opts ro = call_opts_read(L, opts, c, plain_keys);
   o.timeout = ro.timeout;
   o.style = (uint8_t)style;
   lua_getiuservalue(L, 1, 1); /* the framing lives as long as the call, whatever becomes of it */
@@ -357,14 +320,12 @@ static int read_end(lua_State *L, struct op *o) {
   return o->f.kind == FRAMING_FIXED && !o->peek ? push_partial(L, c) : 0;
 }
 
-static int read_k(lua_State *L, int status, lua_KContext ctx);
-
 /* Each format's result is pushed; the first that fails ends the call. */
 static int read_run(lua_State *L, struct rt *rt, struct op *o) {
   struct message m;
   while (o->index <= o->args) {
     read_format(L, o, o->index);
-    int r = recv_wait(L, rt, o, &m, read_k);
+    int r = recv_wait(L, rt, o, &m);
     bool empty = o->peek, end = r == ERR_EOF && read_end(L, o);
     if (r && !end) return o->index - 2 + recv_failed(L, o, r);
     if (!end && !recv_push(L, o, &m)) continue;
@@ -375,18 +336,12 @@ static int read_run(lua_State *L, struct rt *rt, struct op *o) {
   return o->args - 1;
 }
 
-static int read_k(lua_State *L, int status, lua_KContext ctx) {
-  struct rt *rt;
-  struct op *o = op_resumed(L, ctx, &rt);
-  (void)status;
-  return read_run(L, rt, o);
-}
-
 /* conn:read(formats...): as a Lua file: "l", "L", "a", a count, each also with "*" */
 static int l_read(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct op o = recv_op(check_conn(L, rt, 1), "read");
   if (lua_gettop(L) == 1) lua_pushliteral(L, "l");
+  o.run = read_run;
   o.args = lua_gettop(L);
   o.index = 2;
   o.style = AS_FILE;
@@ -418,7 +373,7 @@ static int iterate(lua_State *L, lua_CFunction next, const struct opt *keys) {
   if (lua_isnoneornil(L, 2)) {
     lua_pushvalue(L, lua_upvalueindex(2));
   } else {
-    read_opts(L, 2, c, keys);
+    call_opts_read(L, 2, c, keys);
     lua_pushvalue(L, lua_upvalueindex(1));
     lua_pushvalue(L, 2);
     lua_pushcclosure(L, next, 2);

@@ -54,23 +54,14 @@ static int push_list(lua_State *L, const struct addr *list, int n) {
   return 1;
 }
 
-static int resolve_k(lua_State *L, int status, lua_KContext ctx);
-
 static int resolve_run(lua_State *L, struct rt *rt, struct op *o) {
   struct llookup *ll = o->on;
   int r = 0;
-  while ((op_spent(L, rt, o) || ll->code == ERR_AGAIN) && r == 0) r = op_wait(L, rt, o, resolve_k);
+  while ((op_spent(L, rt, o) || ll->code == ERR_AGAIN) && r == 0) r = op_wait(L, rt, o);
   op_done(rt, o);
   if (ll->code != ERR_AGAIN) r = ll->code;
   if (r) return push_failure(L, o->what, lua_tostring(L, 1), NULL, r);
   return push_list(L, ll->list, ll->n);
-}
-
-static int resolve_k(lua_State *L, int status, lua_KContext ctx) {
-  struct rt *rt;
-  struct op *o = op_resumed(L, ctx, &rt);
-  (void)status;
-  return resolve_run(L, rt, o);
 }
 
 static struct llookup *llookup_new(lua_State *L) {
@@ -99,8 +90,12 @@ static int l_resolve(lua_State *L) {
   refuse_in_finalizer(L, "resolve");
   opts_read(L, 2, keys, &timeout);
   struct llookup *ll = llookup_new(L);
-  struct op o = {
-      .what = "resolve", .on = ll, .q = &ll->waiters, .timeout = timeout, .outside = true};
+  struct op o = {.run = resolve_run,
+                 .what = "resolve",
+                 .on = ll,
+                 .q = &ll->waiters,
+                 .timeout = timeout,
+                 .outside = true};
   if (addr_from_ip(&a, host, 0) == 0) {
     on_found(&ll->lookup, 0, &a, 1);
     return resolve_run(L, rt, &o);

@@ -88,40 +88,17 @@ static bool is_options(lua_State *L, int idx) {
 
 /* ---- the one way of sending -------------------------------------------------------- */
 
-struct send_opts {
-  double timeout;
-  size_t max;
-  int header;
-};
+static const struct opt send_keys[] = {OPT_TIMEOUT, OPT_RETRY, OPT_END};
+static const struct opt pkg_keys[] = {OPT_TIMEOUT, OPT_MAX, OPT_HEADER, OPT_RETRY, OPT_END};
+static const struct opt frame_keys[] = {
+    OPT_TIMEOUT, OPT_MAX, {"head", OPT_ANY, 0}, OPT_RETRY, OPT_END};
+static const struct opt count_keys[] = {OPT_TIMEOUT, OPT_MAX, OPT_RETRY, OPT_END};
 
-#define TIMEOUT                                                                                    \
-  { "timeout", OPT_SECONDS, offsetof(struct send_opts, timeout) }
-#define MAX                                                                                        \
-  { "max", OPT_SIZE, offsetof(struct send_opts, max) }
-#define HEADER                                                                                     \
-  { "header", OPT_INT, offsetof(struct send_opts, header) }
-#define RETRY                                                                                      \
-  { "retry", OPT_ANY, 0 }
-#define END                                                                                        \
-  { NULL, OPT_ANY, 0 }
-
-static const struct opt send_keys[] = {TIMEOUT, RETRY, END};
-static const struct opt pkg_keys[] = {TIMEOUT, MAX, HEADER, RETRY, END};
-static const struct opt frame_keys[] = {TIMEOUT, MAX, {"head", OPT_ANY, 0}, RETRY, END};
-static const struct opt count_keys[] = {TIMEOUT, MAX, RETRY, END};
-
-static struct send_opts read_opts(lua_State *L, int idx, const struct conn *c,
-                                  const struct opt *keys) {
-  struct send_opts so = {.timeout = c->timeout, .header = 2};
-  if (lua_isnoneornil(L, idx)) return so;
-  opts_read(L, idx, keys, &so);
-  so.timeout = opts_retry(L, idx, so.timeout);
-  if (so.header < 1 || so.header > 4) luaL_error(L, "option 'header' must be from 1 to 4");
-  return so;
-}
+static int send_run(lua_State *L, struct rt *rt, struct op *o);
 
 static struct op send_op(struct conn *c, const char *what, int args) {
-  return (struct op){.what = what,
+  return (struct op){.run = send_run,
+                     .what = what,
                      .q = &c->writers,
                      .deadline = &c->send_deadline,
                      .timeout = c->timeout,
@@ -131,68 +108,61 @@ static struct op send_op(struct conn *c, const char *what, int args) {
 }
 
 /* 0: there is room, and nobody before us. In a task that must wait it does not return. */
-static int send_wait(lua_State *L, struct rt *rt, struct op *o, lua_KFunction k) {
+static int send_wait(lua_State *L, struct rt *rt, struct op *o) {
   struct conn *c = o->on;
   int r;
   for (;;) {
     if ((r = op_turn(L, rt, o)) == 0) r = conn_cannot_send(c);
     if (r == 0 && !conn_has_room(c)) r = ERR_AGAIN;
     if (r != ERR_AGAIN) break;
-    if ((r = op_wait(L, rt, o, k)) != 0) break;
+    if ((r = op_wait(L, rt, o)) != 0) break;
   }
   op_done(rt, o);
   return r;
 }
 
 /* Lists may have been changed while the call waited: measured again just before the copy. */
-static int put_values(lua_State *L, struct rt *rt, struct op *o) {
+static int put_values(lua_State *L, struct rt *rt, struct op *o, size_t *total) {
   struct conn *c = o->on;
-  o->total = gather_all(L, o->args, NULL);
-  if (o->total == 0) return 0;
-  char *p = conn_reserve(c, o->total);
+  *total = gather_all(L, o->args, NULL);
+  if (*total == 0) return 0;
+  char *p = conn_reserve(c, *total);
   if (!p) return ERR_NOMEM;
   gather_all(L, o->args, p);
-  conn_commit(c, o->total, !rt_in_task(rt));
+  conn_commit(c, *total, !rt_in_task(rt));
   return 0;
 }
 
 /* One message: the data is argument 2, what precedes its length field at index o->index. */
-static int put_message(lua_State *L, struct rt *rt, struct op *o) {
+static int put_message(lua_State *L, struct rt *rt, struct op *o, size_t *total) {
   struct conn *c = o->on;
   size_t n, head_len = 0;
   const char *data = lua_tolstring(L, 2, &n);
   const char *head = o->index ? lua_tolstring(L, o->index, &head_len) : NULL;
-  int r = framing_size(&o->f, data, n, head_len, &o->total);
-  if (r || o->total == 0) return r;
-  char *p = conn_reserve(c, o->total);
+  int r = framing_size(&o->f, data, n, head_len, total);
+  if (r || *total == 0) return r;
+  char *p = conn_reserve(c, *total);
   if (!p) return ERR_NOMEM;
   framing_encode(&o->f, data, n, head_len ? head : NULL, p);
-  conn_commit(c, o->total, !rt_in_task(rt));
+  conn_commit(c, *total, !rt_in_task(rt));
   return 0;
 }
 
-static int put(lua_State *L, struct rt *rt, struct op *o) {
-  return o->framed ? put_message(L, rt, o) : put_values(L, rt, o);
+/* All of it becomes output -> *total bytes; or none. */
+static int put(lua_State *L, struct rt *rt, struct op *o, size_t *total) {
+  return o->framed ? put_message(L, rt, o, total) : put_values(L, rt, o, total);
 }
 
-static int send_k(lua_State *L, int status, lua_KContext ctx);
-
 static int send_run(lua_State *L, struct rt *rt, struct op *o) {
-  int r = send_wait(L, rt, o, send_k);
-  if (r == 0) r = put(L, rt, o);
+  size_t total;
+  int r = send_wait(L, rt, o);
+  if (r == 0) r = put(L, rt, o, &total);
   if (r) return conn_failed(L, o->on, o->what, r);
   if (o->as_file)
     lua_pushvalue(L, 1);
   else
-    lua_pushinteger(L, (lua_Integer)o->total);
+    lua_pushinteger(L, (lua_Integer)total);
   return 1;
-}
-
-static int send_k(lua_State *L, int status, lua_KContext ctx) {
-  struct rt *rt;
-  struct op *o = op_resumed(L, ctx, &rt);
-  (void)status;
-  return send_run(L, rt, o);
 }
 
 /* conn:send(values...[, opts]) -> bytes accepted. opts: timeout */
@@ -202,7 +172,7 @@ static int l_send(lua_State *L) {
   int last = lua_gettop(L);
   bool with_opts = is_options(L, last);
   struct op o = send_op(c, "send", with_opts ? last - 1 : last);
-  if (with_opts) o.timeout = read_opts(L, last, c, send_keys).timeout;
+  if (with_opts) o.timeout = call_opts_read(L, last, c, send_keys).timeout;
   gather_all(L, o.args, NULL); /* misuse is raised before anything waits */
   return send_run(L, rt, &o);
 }
@@ -212,12 +182,13 @@ static int l_try_send(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
   struct op o = send_op(c, "try_send", lua_gettop(L));
+  size_t total;
   gather_all(L, o.args, NULL);
   int r = conn_cannot_send(c);
   if (r == 0 && (c->writers.first || !conn_has_room(c))) r = ERR_AGAIN;
-  if (r == 0) r = put_values(L, rt, &o);
+  if (r == 0) r = put_values(L, rt, &o, &total);
   if (r) return conn_failed(L, c, o.what, r);
-  lua_pushinteger(L, (lua_Integer)o.total);
+  lua_pushinteger(L, (lua_Integer)total);
   return 1;
 }
 
@@ -231,8 +202,6 @@ static int l_write(lua_State *L) {
 }
 
 /* ---- flush ------------------------------------------------------------------------ */
-
-static int flush_k(lua_State *L, int status, lua_KContext ctx);
 
 static int flush_state(const struct conn *c) {
   if (!conn_is_open(c)) return ERR_CLOSED;
@@ -248,7 +217,7 @@ static int flush_run(lua_State *L, struct rt *rt, struct op *o) {
       r = flush_state(o->on);
     }
     if (r != ERR_AGAIN) break;
-    if ((r = op_wait(L, rt, o, flush_k)) != 0) break;
+    if ((r = op_wait(L, rt, o)) != 0) break;
   }
   op_done(rt, o);
   if (r) return conn_failed(L, o->on, o->what, r);
@@ -256,18 +225,12 @@ static int flush_run(lua_State *L, struct rt *rt, struct op *o) {
   return 1;
 }
 
-static int flush_k(lua_State *L, int status, lua_KContext ctx) {
-  struct rt *rt;
-  struct op *o = op_resumed(L, ctx, &rt);
-  (void)status;
-  return flush_run(L, rt, o);
-}
-
 /* conn:flush([timeout]) -> true once everything sent has been handed to the system */
 static int l_flush(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
   struct op o = send_op(c, "flush", 0);
+  o.run = flush_run;
   o.timeout = opt_seconds(L, 2, c->timeout);
   return flush_run(L, rt, &o);
 }
@@ -280,7 +243,7 @@ static int l_send_pkg(lua_State *L) {
   struct conn *c = check_conn(L, rt, 1);
   struct op o = send_op(c, "send_pkg", 2);
   luaL_checkstring(L, 2);
-  struct send_opts so = read_opts(L, 3, c, pkg_keys);
+  struct call_opts so = call_opts_read(L, 3, c, pkg_keys);
   o.timeout = so.timeout;
   o.framed = true;
   recv_set_pkg(c, &o.f, so.header, so.max ? so.max : SIZE_MAX);
@@ -319,7 +282,7 @@ static int l_send_frame(lua_State *L) {
     return send_run(L, rt, &o);
   }
   luaL_checkstring(L, 2);
-  struct send_opts so = read_opts(L, 3, c, frame_keys);
+  struct call_opts so = call_opts_read(L, 3, c, frame_keys);
   o.timeout = so.timeout;
   o.framed = true;
   o.f = *c->framing;
@@ -329,8 +292,6 @@ static int l_send_frame(lua_State *L) {
 }
 
 /* ---- send and receive ------------------------------------------------------------- */
-
-static int exchange_k(lua_State *L, int status, lua_KContext ctx);
 
 /* Whatever ends the call now, its reply may still come. */
 static void owe_reply(struct op *o) {
@@ -349,8 +310,9 @@ static void await_reply(struct conn *c, struct op *o) {
 
 static int send_request(lua_State *L, struct rt *rt, struct op *o) {
   struct conn *c = o->on;
-  int r = send_wait(L, rt, o, exchange_k);
-  if (r == 0) r = c->owed ? ERR_PROTO : put(L, rt, o);
+  size_t total;
+  int r = send_wait(L, rt, o);
+  if (r == 0) r = c->owed ? ERR_PROTO : put(L, rt, o, &total);
   if (r == 0) await_reply(c, o);
   return r;
 }
@@ -361,7 +323,7 @@ static int exchange_run(lua_State *L, struct rt *rt, struct op *o) {
   int r = o->abandon ? 0 : send_request(L, rt, o);
   if (r) return conn_failed(L, c, o->what, r);
   for (;;) {
-    r = recv_wait(L, rt, o, &m, exchange_k);
+    r = recv_wait(L, rt, o, &m);
     c->owed = true; /* until the reply is in the caller's hands: pushing it may raise */
     if (r) return recv_failed(L, o, r);
     if (!recv_push(L, o, &m)) continue;
@@ -370,19 +332,13 @@ static int exchange_run(lua_State *L, struct rt *rt, struct op *o) {
   }
 }
 
-static int exchange_k(lua_State *L, int status, lua_KContext ctx) {
-  struct rt *rt;
-  struct op *o = op_resumed(L, ctx, &rt);
-  (void)status;
-  return exchange_run(L, rt, o);
-}
-
 /* conn:send_recv(data, n[, opts]) -> n bytes of reply. opts: timeout, max */
 static int l_send_recv(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
   struct op o = send_op(c, "send_recv", 2);
-  struct send_opts so = read_opts(L, 4, c, count_keys);
+  o.run = exchange_run;
+  struct call_opts so = call_opts_read(L, 4, c, count_keys);
   o.timeout = so.timeout;
   o.f = (struct framing){
       .kind = FRAMING_FIXED, .count = check_count(L, 3), .max = so.max ? so.max : SIZE_MAX};
@@ -395,8 +351,9 @@ static int l_send_recv_pkg(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
   struct op o = send_op(c, "send_recv_pkg", 2);
+  o.run = exchange_run;
   luaL_checkstring(L, 2);
-  struct send_opts so = read_opts(L, 3, c, pkg_keys);
+  struct call_opts so = call_opts_read(L, 3, c, pkg_keys);
   o.timeout = so.timeout;
   o.framed = true;
   recv_set_pkg(c, &o.f, so.header, so.max);

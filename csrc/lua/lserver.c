@@ -195,8 +195,6 @@ static int l_listen(lua_State *L) {
 
 /* ---- accept ------------------------------------------------------------------------ */
 
-static int accept_k(lua_State *L, int status, lua_KContext ctx);
-
 static int accept_run(lua_State *L, struct rt *rt, struct op *o) {
   struct lserver *ls = o->on;
   struct link *l = NULL;
@@ -206,7 +204,7 @@ static int accept_run(lua_State *L, struct rt *rt, struct op *o) {
     if ((r = op_turn(L, rt, o)) == 0) r = server_accept(&ls->s, &l, &peer);
     if (r != ERR_AGAIN) break;
     server_want(&ls->s);
-    if ((r = op_wait(L, rt, o, accept_k)) != 0) break;
+    if ((r = op_wait(L, rt, o)) != 0) break;
   }
   op_done(rt, o);
   if (r == 0) r = give_link(L, ls, 1, 2, l, &peer);
@@ -215,18 +213,12 @@ static int accept_run(lua_State *L, struct rt *rt, struct op *o) {
   return 1;
 }
 
-static int accept_k(lua_State *L, int status, lua_KContext ctx) {
-  struct rt *rt;
-  struct op *o = op_resumed(L, ctx, &rt);
-  (void)status;
-  return accept_run(L, rt, o);
-}
-
 /* server:accept([timeout]) -> Conn */
 static int l_accept(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct lserver *ls = check_server(L);
-  struct op o = {.what = "accept",
+  struct op o = {.run = accept_run,
+                 .what = "accept",
                  .on = ls,
                  .q = &ls->s.accepters,
                  .timeout = opt_seconds(L, 2, INFINITY),

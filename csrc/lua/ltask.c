@@ -49,29 +49,24 @@ static int push_end(lua_State *L, struct task *t) {
   return push_failure(L, "join", NULL, "the task was cancelled", ERR_CANCELED);
 }
 
-static int join_k(lua_State *L, int status, lua_KContext ctx);
-
 /* All who join are woken together, so nobody here must be the first in line. */
 static int join_run(lua_State *L, struct rt *rt, struct op *o) {
   struct task *t = o->on;
   int r = 0;
-  while ((op_spent(L, rt, o) || !task_ended(t)) && r == 0) r = op_wait(L, rt, o, join_k);
+  while ((op_spent(L, rt, o) || !task_ended(t)) && r == 0) r = op_wait(L, rt, o);
   op_done(rt, o);
   return task_ended(t) ? push_end(L, t) : push_failure(L, "join", NULL, NULL, r);
-}
-
-static int join_k(lua_State *L, int status, lua_KContext ctx) {
-  struct rt *rt;
-  struct op *o = op_resumed(L, ctx, &rt);
-  (void)status;
-  return join_run(L, rt, o);
 }
 
 /* task:join([timeout]) -> true, results... | nil, message, code[, error value] */
 static int l_join(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct task *t = check_task(L, 1);
-  struct op o = {.what = "join", .on = t, .q = &t->joiners, .timeout = opt_seconds(L, 2, INFINITY)};
+  struct op o = {.run = join_run,
+                 .what = "join",
+                 .on = t,
+                 .q = &t->joiners,
+                 .timeout = opt_seconds(L, 2, INFINITY)};
   if (t == rt->running) return luaL_error(L, "join: a task cannot wait for itself");
   return join_run(L, rt, &o);
 }
@@ -115,29 +110,18 @@ const luaL_Reg ltask_methods[] = {{"join", l_join},
 
 /* ---- sleep ------------------------------------------------------------------------ */
 
-static int sleep_k(lua_State *L, int status, lua_KContext ctx);
-
 /* Zero or less gives way once: the same as a task whose turn is over. */
 static int sleep_run(lua_State *L, struct rt *rt, struct op *o) {
-  int r;
-  do r = op_wait(L, rt, o, sleep_k);
-  while (r == 0 && o->timeout > 0);
+  int r = 0;
+  while (r == 0 && !(o->waited && o->timeout <= 0 && op_self(rt)->why == 0)) r = op_wait(L, rt, o);
   return r == 0 || r == ERR_TIMEDOUT ? 0 : push_failure(L, "sleep", NULL, NULL, r);
-}
-
-static int sleep_k(lua_State *L, int status, lua_KContext ctx) {
-  struct rt *rt;
-  struct op *o = op_resumed(L, ctx, &rt);
-  (void)status;
-  if (o->timeout <= 0 && op_self(rt)->why == 0) return 0;
-  return sleep_run(L, rt, o);
 }
 
 /* wire.sleep(s) */
 static int l_sleep(lua_State *L) {
   struct rt *rt = rt_of(L);
   luaL_checknumber(L, 1);
-  struct op o = {.what = "sleep", .timeout = opt_seconds(L, 1, 0)};
+  struct op o = {.run = sleep_run, .what = "sleep", .timeout = opt_seconds(L, 1, 0)};
   o.spent = o.timeout <= 0;
   task_check_canceled(L, rt);
   return sleep_run(L, rt, &o);

@@ -1,8 +1,8 @@
 /* Calls that wait: who may, in which line, for how long, and what ends the wait.
  *
- * In a task a wait is a yield to the driver, and k goes on; outside any task the caller turns
- * the loop itself, and the call just returns to try again.
- * What this is not: what is waited for. */
+ * In a task a wait is a yield to the driver, and op_continue goes on; outside any task the caller
+ * turns the loop itself, and the call just returns to try again. What this is not: what is waited
+ * for. */
 #include <math.h>
 #include <string.h>
 
@@ -12,16 +12,18 @@ struct wait *op_self(struct rt *rt) {
   return rt->running ? &rt->running->w.wait : &rt->main_waiter.wait;
 }
 
-/* A coroutine that waits belongs to its task: whoever else resumes it is wrong. */
-struct op *op_resumed(lua_State *L, lua_KContext ctx, struct rt **rt) {
+/* Where a call in a task goes on.  A coroutine that waits belongs to its task: whoever else
+ * resumes it is wrong. */
+static int op_continue(lua_State *L, int status, lua_KContext ctx) {
   struct task *t = (struct task *)ctx;
-  *rt = t->rt;
+  struct op *o = &t->w.op;
+  (void)status;
   if (t->rt->running != t || t->rt->current != L)
-    luaL_error(L,
-               "this coroutine was waiting in '%s' for its task and cannot be resumed by "
-               "anybody else",
-               t->w.op.what);
-  return &t->w.op;
+    return luaL_error(L,
+                      "this coroutine was waiting in '%s' for its task and cannot be resumed by "
+                      "anybody else",
+                      o->what);
+  return o->run(L, t->rt, o);
 }
 
 static bool may_wait(lua_State *L, const struct rt *rt) {
@@ -140,7 +142,7 @@ static int main_wait(lua_State *L, struct rt *rt, struct op *o, struct wait *w) 
                     o->what);
 }
 
-static int op_park(lua_State *L, struct rt *rt, struct op *o, double due, lua_KFunction k) {
+static int op_park(lua_State *L, struct rt *rt, struct op *o, double due) {
   struct wait *w = op_self(rt);
   if (w->q != o->q) wait_leave(w); /* of a call whose coroutine died while it waited */
   int r = wait_park(w, o->q, due, o->outside);
@@ -151,7 +153,7 @@ static int op_park(lua_State *L, struct rt *rt, struct op *o, double due, lua_KF
   o->waited = true;
   if (!rt->running) return main_wait(L, rt, o, w);
   if (o != &rt->running->w.op) rt->running->w.op = *o;
-  return coroutine_pass_wait(L, rt, k);
+  return coroutine_pass_wait(L, rt, op_continue);
 }
 
 /* Is the wait over already, or must it not begin?  0: it may begin, and lasts until *due. */
@@ -164,14 +166,14 @@ static int op_over(struct rt *rt, struct op *o, double *due) {
   return rt->running && rt->running->canceled ? ERR_CANCELED : 0;
 }
 
-int op_wait(lua_State *L, struct rt *rt, struct op *o, lua_KFunction k) {
+int op_wait(lua_State *L, struct rt *rt, struct op *o) {
   double due = INFINITY;
   int r = op_over(rt, o, &due);
   bool misplaced = r == 0 && !may_wait(L, rt);
   if (r == ERR_CANCELED || misplaced) give_up(rt, o);
   if (r == ERR_CANCELED) return raise_canceled(L);
   if (misplaced) return raise_cannot_wait(L, rt, o->what);
-  return r ? r : op_park(L, rt, o, due, k);
+  return r ? r : op_park(L, rt, o, due);
 }
 
 void op_done(struct rt *rt, struct op *o) {

@@ -17,16 +17,20 @@
 #include "../core/server.h"
 #include "../core/turn.h"
 
+struct rt;
+
 /* A call that may have to wait: its arguments, parsed once.  Lives on the C stack until it
  * must wait in a task, then in the task. */
 struct op {
+  /* What the call is: tries, waits, and pushes the results -> how many.  Begun by the method,
+   * begun again after each wait in a task. */
+  int (*run)(lua_State *L, struct rt *rt, struct op *o);
   const char *what;             /* the call's name, for messages */
   struct waitq *q;              /* where it stands in line, or NULL */
   const double *deadline;       /* the connection's, or NULL */
   double timeout;               /* the call's own budget in seconds; INFINITY */
   double due;                   /* timeout as a time, once the call had to wait */
   void *on;                     /* what it is about: a connection, a task, ... */
-  size_t total;                 /* sending: how many bytes */
   struct framing f;             /* receiving: what; sending a message: how */
   int args, index;              /* arguments on the stack; how many of them are dealt with */
   bool outside;                 /* something outside the process may end the wait */
@@ -116,12 +120,10 @@ bool op_spent(lua_State *L, struct rt *rt, struct op *o);
 bool op_give_way(lua_State *L, struct rt *rt, struct op *o);
 /* May this call try now?  ERR_AGAIN: others stand before it, or its turn is over. */
 int op_turn(lua_State *L, struct rt *rt, struct op *o);
-/* ERR_AGAIN: waits.  In a task it does not return: k is called when there is something to
- * try, and finds the op by op_resumed().  Outside it returns 0 then.  Otherwise why the wait is
- * over (ERR_TIMEDOUT, ERR_CLOSED, ...).  Raises wire.CANCELED, a deadlock, and where Lua
- * cannot yield. */
-int op_wait(lua_State *L, struct rt *rt, struct op *o, lua_KFunction k);
-struct op *op_resumed(lua_State *L, lua_KContext ctx, struct rt **rt);
+/* ERR_AGAIN: waits.  In a task it does not return: o->run begins again when there is something to
+ * try.  Outside it returns 0 then.  Otherwise why the wait is over (ERR_TIMEDOUT, ERR_CLOSED, ...).
+ * Raises wire.CANCELED, a deadlock, and where Lua cannot yield. */
+int op_wait(lua_State *L, struct rt *rt, struct op *o);
 /* The call is over: the next in line may try. */
 void op_done(struct rt *rt, struct op *o);
 /* The wait of the caller: its task's, or the main chunk's. */
@@ -146,6 +148,32 @@ double opts_retry(lua_State *L, int idx, double timeout);
 /* Reads the options table at idx (none or nil: nothing; a number: the option "timeout", which
  * must be first in the list) into the struct at into.  Unknown keys and wrong types raise. */
 void opts_read(lua_State *L, int idx, const struct opt *list, void *into);
+
+/* The options of receiving and sending calls; each call has a list of those that it takes. */
+struct call_opts {
+  double timeout;
+  size_t max;
+  int header;
+  bool keep, skip;
+};
+#define OPT_TIMEOUT                                                                                \
+  { "timeout", OPT_SECONDS, offsetof(struct call_opts, timeout) }
+#define OPT_MAX                                                                                    \
+  { "max", OPT_SIZE, offsetof(struct call_opts, max) }
+#define OPT_HEADER                                                                                 \
+  { "header", OPT_INT, offsetof(struct call_opts, header) }
+#define OPT_KEEP                                                                                   \
+  { "keep", OPT_BOOL, offsetof(struct call_opts, keep) }
+#define OPT_SKIP                                                                                   \
+  { "skip", OPT_BOOL, offsetof(struct call_opts, skip) }
+#define OPT_RETRY                                                                                  \
+  { "retry", OPT_ANY, 0 }
+#define OPT_END                                                                                    \
+  { NULL, OPT_ANY, 0 }
+
+/* Those at idx; without any, the connection's timeout and a header of 2 bytes. */
+struct call_opts call_opts_read(lua_State *L, int idx, const struct conn *c,
+                                const struct opt *list);
 
 /* A count at idx: an integer >= 0; nil, negative and other types raise. */
 size_t check_count(lua_State *L, int idx);
@@ -203,7 +231,7 @@ const struct framing *to_framing(lua_State *L, int idx);
 
 /* Waits for one message of o->f. 0: *m is it, not yet consumed; otherwise why not. In a task
  * that must wait it does not return. */
-int recv_wait(lua_State *L, struct rt *rt, struct op *o, struct message *m, lua_KFunction k);
+int recv_wait(lua_State *L, struct rt *rt, struct op *o, struct message *m);
 /* Pushes the message, then consumes it: no byte is lost if memory runs out. [-0, +1]
  * false: a finalizer took those bytes while they were pushed; nothing is pushed, try again. */
 bool recv_push(lua_State *L, const struct op *o, const struct message *m);
