@@ -23,6 +23,7 @@ struct link_uv {
   int failure; /* the system gave the connection up; it says so only once, so it is kept */
   uint8_t phase;
   uint8_t wanted;
+  bool shut;    /* our end was sent */
   bool lingers; /* the owner set LINK_LINGER to some seconds */
 };
 
@@ -120,12 +121,20 @@ static ptrdiff_t link_uv_write(struct link *l, const struct iovec *v, int count)
 /* ENOTCONN: the connection broke, unseen so far.  The end did not reach the peer. */
 static int link_uv_shut(struct link *l) {
   struct link_uv *u = uv_of(l);
-  if (shutdown(u->fd, SHUT_WR) == 0) return 0;
+  if (shutdown(u->fd, SHUT_WR) == 0) {
+    u->shut = true;
+    return 0;
+  }
   if (errno == ENOTCONN) return u->failure ? u->failure : ERR_PIPE;
   return -errno;
 }
 
-static size_t link_uv_in_flight(struct link *l) { return platform_in_flight(uv_of(l)->fd); }
+/* The FIN counts as one byte until it is acknowledged, and is none of ours. */
+static size_t link_uv_in_flight(struct link *l) {
+  const struct link_uv *u = uv_of(l);
+  size_t n = platform_in_flight(u->fd);
+  return n > 0 && u->shut ? n - 1 : n;
+}
 
 static int set_linger(int fd, bool on, int seconds) {
   struct linger how = {.l_onoff = on, .l_linger = seconds};

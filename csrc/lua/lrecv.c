@@ -51,7 +51,11 @@ static int recv_try(lua_State *L, struct rt *rt, struct op *o, struct message *m
   int r = 0;
   for (int step = 0;; step++) {
     bool skips = has_terminator(&o->f) && c->skipping == o->f.kind;
-    if (skips && step >= SKIP_STEPS && op_give_way(L, rt, o)) return ERR_AGAIN;
+    if (skips && step >= SKIP_STEPS) {
+      if (op_expired(rt, o)) return ERR_TIMEDOUT;
+      if (op_give_way(L, rt, o)) return ERR_AGAIN;
+      step = 0;
+    }
     r = skips ? conn_skip(c, &o->f) : conn_take(c, &o->f, m);
     if (r == 0 && skips) continue;
     if (r != ERR_MSGSIZE || !(o->skip || skips)) return r;

@@ -128,6 +128,11 @@ static double op_due(struct rt *rt, struct op *o) {
   return o->deadline && *o->deadline < o->due ? *o->deadline : o->due;
 }
 
+bool op_expired(struct rt *rt, struct op *o) {
+  double due = op_due(rt, o);
+  return due != INFINITY && due <= turn_now(&rt->turn);
+}
+
 /* Outside any task the caller itself turns the loop until it is woken. */
 static int main_wait(lua_State *L, struct rt *rt, struct op *o, struct wait *w) {
   rt->main_woken = false;
@@ -142,10 +147,10 @@ static int main_wait(lua_State *L, struct rt *rt, struct op *o, struct wait *w) 
                     o->what);
 }
 
-static int op_park(lua_State *L, struct rt *rt, struct op *o, double due) {
+static int op_park(lua_State *L, struct rt *rt, struct op *o) {
   struct wait *w = op_self(rt);
   if (w->q != o->q) wait_leave(w); /* of a call whose coroutine died while it waited */
-  int r = wait_park(w, o->q, due, o->outside);
+  int r = wait_park(w, o->q, o->spent ? INFINITY : op_due(rt, o), o->outside);
   if (r) return r;
   w->call_due = o->due != 0 ? o->due : INFINITY;
   if (o->spent) wait_wake(w, 0);
@@ -156,24 +161,22 @@ static int op_park(lua_State *L, struct rt *rt, struct op *o, double due) {
   return coroutine_pass_wait(L, rt, op_continue);
 }
 
-/* Is the wait over already, or must it not begin?  0: it may begin, and lasts until *due. */
-static int op_over(struct rt *rt, struct op *o, double *due) {
+/* Is the wait over already, or must it not begin?  0: it may begin. */
+static int op_over(struct rt *rt, struct op *o) {
   struct wait *w = op_self(rt);
   if (o->waited && w->why) return w->why;
   if (o->spent) return 0;
-  *due = op_due(rt, o);
-  if (*due != INFINITY && *due <= turn_now(&rt->turn)) return ERR_TIMEDOUT;
+  if (op_expired(rt, o)) return ERR_TIMEDOUT;
   return rt->running && rt->running->canceled ? ERR_CANCELED : 0;
 }
 
 int op_wait(lua_State *L, struct rt *rt, struct op *o) {
-  double due = INFINITY;
-  int r = op_over(rt, o, &due);
+  int r = op_over(rt, o);
   bool misplaced = r == 0 && !may_wait(L, rt);
   if (r == ERR_CANCELED || misplaced) give_up(rt, o);
   if (r == ERR_CANCELED) return raise_canceled(L);
   if (misplaced) return raise_cannot_wait(L, rt, o->what);
-  return r ? r : op_park(L, rt, o, due);
+  return r ? r : op_park(L, rt, o);
 }
 
 void op_done(struct rt *rt, struct op *o) {

@@ -114,6 +114,8 @@ static inline bool task_ended(const struct task *t) { return t->status >= TASK_D
 
 /* ---- op.c ------------------------------------------------------------------------ */
 
+/* Is the call's time over? */
+bool op_expired(struct rt *rt, struct op *o);
 /* Has the caller's turn lasted long enough?  Then op_wait() gives way once. */
 bool op_spent(lua_State *L, struct rt *rt, struct op *o);
 /* A call that works for long in one go ends its turn early; false: it cannot give way. */
