@@ -38,11 +38,6 @@ int server_open(struct server *s, struct turn *t, const struct addr *at,
   return 0;
 }
 
-void server_serve(struct server *s, void (*on_ready)(struct server *)) {
-  s->on_ready = on_ready;
-  s->turn->holds++;
-}
-
 /* The connections wait in the backlog meanwhile; nobody is turned away. */
 static void rest(struct server *s) {
   world_of(s)->ops->accept_want(s->acceptor, false);
@@ -63,6 +58,12 @@ int server_accept(struct server *s, struct link **l, struct addr *peer) {
 void server_want(struct server *s) {
   if (server_is_open(s) && !timer_armed(&s->pause))
     world_of(s)->ops->accept_want(s->acceptor, true);
+}
+
+void server_serve(struct server *s, void (*on_ready)(struct server *)) {
+  s->on_ready = on_ready;
+  s->turn->holds++;
+  server_want(s); /* clients that came while nobody accepted are announced again */
 }
 
 void server_close(struct server *s) {

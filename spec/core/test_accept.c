@@ -1,7 +1,6 @@
 /* Accepting: what a listening socket reports, gives, and survives. */
 #include <fcntl.h>
 #include <stdlib.h>
-#include <sys/resource.h>
 #include <unistd.h>
 #include <uv/errno.h>
 
@@ -52,24 +51,6 @@ TEST(descriptors_are_not_inherited_and_do_not_block) {
     probe_close(&ends[i], false);
   }
   probe_world_end(w);
-}
-
-/* Leaves no descriptor; returns the limit as it was. */
-static struct rlimit leave_no_descriptors(void) {
-  struct rlimit before, tight;
-  int lowest = dup(0);
-  close(lowest);
-  getrlimit(RLIMIT_NOFILE, &before);
-  tight = before;
-  tight.rlim_cur = (rlim_t)lowest;
-  CHECK_EQ(setrlimit(RLIMIT_NOFILE, &tight), 0);
-  return before;
-}
-
-/* It lets the system accept, then closes what is over the limit: that client is lost. */
-static bool under_valgrind(void) {
-  const char *preloaded = getenv("LD_PRELOAD");
-  return preloaded && strstr(preloaded, "vgpreload");
 }
 
 TEST(running_out_of_descriptors_loses_no_client) {

@@ -160,9 +160,10 @@ static char *pattern_new(size_t n) {
 
 /* Takes a long message whose last bytes are its terminator, which leave with it. */
 static void take_long(struct rig *r, const struct framing *f, size_t before, size_t most) {
+  static const char header[4] = {0, 4, (char)0xaf, (char)0xfc}; /* LONG - 4 */
   struct message m = {.base = ""};
   char *data = pattern_new(LONG);
-  if (before == 4) memcpy(data, "\0\4\xaf\xfc", 4); /* LONG - 4 in four bytes */
+  if (before == 4) memcpy(data, header, sizeof header);
   if (f->kind == FRAMING_LINE) data[LONG - 1] = '\n';
   size_t len = LONG - before - (f->kind == FRAMING_LINE);
   r->feed = data;
@@ -253,10 +254,11 @@ static int skip_some(struct rig *r, const struct framing *f) {
 }
 
 static void skip(struct rig *r) {
+  static const char end[6] = {'\n', 'n', 'e', 'x', 't', '\n'};
   const struct framing eight = {.kind = FRAMING_LINE, .max = 8};
   char *data = pattern_new(LONG);
   struct message m;
-  memcpy(data + LONG - 6, "\nnext\n", 6);
+  memcpy(data + LONG - sizeof end, end, sizeof end);
   r->feed = data;
   r->feed_len = LONG;
   CHECK_EQ(rig_take(r, &eight, &m), ERR_MSGSIZE);

@@ -377,7 +377,7 @@ TEST(the_end_of_a_turn_delivers_and_frees) {
   turn_open(&t);
   for (int i = 0; i < 2; i++) {
     CHECK_EQ(probe_dial(t.world, &own[i], &at), 0);
-    CHECK_EQ(probe_accept(other, a, &far[i], &peer), 0);
+    REQUIRE(probe_accept(other, a, &far[i], &peer) == 0);
     struct conn *c = conn_open(&t, own[i].link, NULL);
     put(c, "last");
     if (i == 0) conn_drop(c, CONN_OF_OWNER);

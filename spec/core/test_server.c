@@ -1,6 +1,4 @@
 /* Servers: both ways of taking connections, resting, and the end. */
-#include <sys/resource.h>
-#include <unistd.h>
 #include <uv/errno.h>
 
 #include "server.h"
@@ -19,8 +17,7 @@ struct stand {
 static void stand_open(struct stand *s) {
   const struct listen_opts opts = {.backlog = 64};
   struct addr at = probe_ip("127.0.0.1", 0);
-  s->announced = s->accepted = s->dialled = 0;
-  s->far = probe_world();
+  *s = (struct stand){.far = probe_world()};
   turn_open(&s->turn);
   CHECK_EQ(server_open(&s->server, &s->turn, &at, &opts), 0);
   s->server.owner = s;
@@ -216,24 +213,6 @@ TEST(a_server_may_close_when_a_client_comes) {
 
 /* ---- out of descriptors ---------------------------------------------------------- */
 
-/* Leaves no descriptor; returns the limit as it was. */
-static struct rlimit leave_no_descriptors(void) {
-  struct rlimit before, tight;
-  int lowest = dup(0);
-  close(lowest);
-  getrlimit(RLIMIT_NOFILE, &before);
-  tight = before;
-  tight.rlim_cur = (rlim_t)lowest;
-  CHECK_EQ(setrlimit(RLIMIT_NOFILE, &tight), 0);
-  return before;
-}
-
-/* It lets the system accept, then closes what is over the limit: that client is lost. */
-static bool under_valgrind(void) {
-  const char *preloaded = getenv("LD_PRELOAD");
-  return preloaded && strstr(preloaded, "vgpreload");
-}
-
 TEST(out_of_descriptors_a_server_rests_and_loses_no_client) {
   if (under_valgrind()) return;
   struct stand s;
@@ -268,5 +247,15 @@ TEST(a_server_can_close_while_it_rests) {
   CHECK_EQ(s.turn.timers.n, 0);
   turn_for(&s.turn, 0.12);
   CHECK_EQ(s.accepted, 0);
+  stand_end(&s);
+}
+
+TEST(serving_may_begin_when_clients_wait_already) {
+  struct stand s;
+  stand_open(&s);
+  stand_dial(&s, 1);
+  turn_once(&s.turn); /* nobody accepts: the interest is dropped */
+  server_serve(&s.server, serve);
+  TURN_UNTIL(&s.turn, s.accepted == 1);
   stand_end(&s);
 }
