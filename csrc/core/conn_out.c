@@ -148,7 +148,6 @@ static void leave_open(struct conn *c) {
   waitq_wake_all(&c->readers, ERR_CLOSED);
   waitq_wake_all(&c->writers, ERR_CLOSED);
   if (c->on_close) c->on_close(c);
-  c->on_close = NULL;
 }
 
 static void close_link(struct conn *c, bool reset) {
