@@ -63,8 +63,8 @@ struct turn {
   struct jobs ready;
   struct conn *first_visit, *last_visit;
   struct conn *first_conn; /* of all */
-  /* What may still happen: servers, armed timers of the user, waits that time or the outside
-   * can end, closing connections, unsent output, lookups, dials. */
+  /* What may still happen: servers with a handler, armed timers of the user, waits that time
+   * or the outside can end, closing connections, unsent output, lookups, dials. */
   unsigned holds;
   unsigned conns, servers, dials, waits; /* alive now: the census */
   char *page;                            /* PAGE_SIZE_BYTES, allocated once */

@@ -7,11 +7,10 @@
 
 #define CONN_NAME "lunewire.Conn"
 
-const struct conn_opts conn_default_opts = {
-    .limits = {64 * 1024, 1024 * 1024, 16 * 1024 * 1024, 256 * 1024},
-    .timeout = INFINITY,
-    .nodelay = true,
-    .keepalive = true};
+struct conn_opts conn_opts_default(void) {
+  return (struct conn_opts){
+      .limits = conn_default_limits, .timeout = INFINITY, .nodelay = true, .keepalive = true};
+}
 
 /* ---- life ------------------------------------------------------------------------- */
 

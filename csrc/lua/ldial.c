@@ -71,7 +71,7 @@ static int connect_run(lua_State *L, struct rt *rt, struct op *o) {
 static struct ldial *ldial_new(lua_State *L) {
   struct ldial *ld = lua_newuserdatauv(L, sizeof *ld, 0);
   memset(ld, 0, sizeof *ld);
-  ld->opts = conn_default_opts;
+  ld->opts = conn_opts_default();
   luaL_setmetatable(L, DIAL_NAME);
   return ld;
 }
@@ -128,7 +128,7 @@ static int open_pair(lua_State *L, struct rt *rt, const struct conn_opts *o, int
 /* pipe([opts]) -> Conn, Conn: connected in memory. opts: framing, limits */
 static int l_pipe(lua_State *L) {
   struct rt *rt = rt_of(L);
-  struct conn_opts o = conn_default_opts;
+  struct conn_opts o = conn_opts_default();
   lua_settop(L, 1);
   if (!lua_isnil(L, 1)) luaL_checktype(L, 1, LUA_TTABLE);
   opts_read(L, 1, pipe_keys, NULL);

@@ -162,7 +162,7 @@ static int recv_raw(lua_State *L, const char *what, int opts, size_t max, enum s
 }
 
 /* conn:recv(n[, opts]): exactly n bytes. conn:recv([opts table]): what is there, at least one.
- * opts: timeout, max */
+ * opts: timeout, retry, max */
 static int l_recv(lua_State *L) {
   if (lua_isnone(L, 2) || lua_istable(L, 2)) return recv_raw(L, "recv", 2, 0, AS_METHOD);
   return recv_count(L, "recv", false);
@@ -171,7 +171,7 @@ static int l_recv(lua_State *L) {
 /* conn:peek(n[, opts]): n bytes, left where they are */
 static int l_peek(lua_State *L) { return recv_count(L, "peek", true); }
 
-/* conn:recv_some(max[, opts]): at least one byte, at most max. opts: timeout */
+/* conn:recv_some(max[, opts]): at least one byte, at most max. opts: timeout, retry */
 static int l_recv_some(lua_State *L) {
   size_t max = check_count(L, 2);
   luaL_argcheck(L, max > 0, 2, "at least 1");
@@ -234,11 +234,11 @@ static int recv_line(lua_State *L, int opts, enum style style) {
   return recv_run(L, rt, &o);
 }
 
-/* conn:recv_line([opts]): a line without its \n or \r\n. opts: timeout, max, keep, skip */
+/* conn:recv_line([opts]): a line without its \n or \r\n. opts: timeout, retry, max, keep, skip */
 static int l_recv_line(lua_State *L) { return recv_line(L, 2, AS_METHOD); }
 
 /* conn:recv_until(delimiter[, opts]): up to the exact bytes, consumed but not returned.
- * opts: timeout, max, keep, skip */
+ * opts: timeout, retry, max, keep, skip */
 static int l_recv_until(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
@@ -265,7 +265,7 @@ static int recv_pkg(lua_State *L, int opts, enum style style) {
   return recv_run(L, rt, &o);
 }
 
-/* conn:recv_pkg([opts]): one package. opts: timeout, max, header */
+/* conn:recv_pkg([opts]): one package. opts: timeout, retry, max, header */
 static int l_recv_pkg(lua_State *L) { return recv_pkg(L, 2, AS_METHOD); }
 
 static size_t frame_limit(const struct conn *c, const struct framing *f) {
@@ -288,7 +288,7 @@ static int recv_frame(lua_State *L, int opts, enum style style) {
   return recv_run(L, rt, &o);
 }
 
-/* conn:recv_frame([opts]): one message of the connection's framing. opts: timeout, max */
+/* conn:recv_frame([opts]): one message of the connection's framing. opts: timeout, retry, max */
 static int l_recv_frame(lua_State *L) { return recv_frame(L, 2, AS_METHOD); }
 
 /* ---- as a file -------------------------------------------------------------------- */

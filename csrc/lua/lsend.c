@@ -165,7 +165,7 @@ static int send_run(lua_State *L, struct rt *rt, struct op *o) {
   return 1;
 }
 
-/* conn:send(values...[, opts]) -> bytes accepted. opts: timeout */
+/* conn:send(values...[, opts]) -> bytes accepted. opts: timeout, retry */
 static int l_send(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
@@ -237,7 +237,7 @@ static int l_flush(lua_State *L) {
 
 /* ---- messages --------------------------------------------------------------------- */
 
-/* conn:send_pkg(data[, opts]) -> bytes accepted. opts: timeout, header, max */
+/* conn:send_pkg(data[, opts]) -> bytes accepted. opts: timeout, retry, header, max */
 static int l_send_pkg(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
@@ -267,7 +267,7 @@ static double codec_timeout(lua_State *L, const struct conn *c) {
   return opts_retry(L, 3, timeout);
 }
 
-/* conn:send_frame(data[, opts]) -> bytes accepted. opts: timeout, max, head */
+/* conn:send_frame(data[, opts]) -> bytes accepted. opts: timeout, retry, max, head */
 static int l_send_frame(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
@@ -332,7 +332,7 @@ static int exchange_run(lua_State *L, struct rt *rt, struct op *o) {
   }
 }
 
-/* conn:send_recv(data, n[, opts]) -> n bytes of reply. opts: timeout, max */
+/* conn:send_recv(data, n[, opts]) -> n bytes of reply. opts: timeout, retry, max */
 static int l_send_recv(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
@@ -346,7 +346,7 @@ static int l_send_recv(lua_State *L) {
   return exchange_run(L, rt, &o);
 }
 
-/* conn:send_recv_pkg(data[, opts]) -> the reply's package. opts: timeout, header, max */
+/* conn:send_recv_pkg(data[, opts]) -> the reply's package. opts: timeout, retry, header, max */
 static int l_send_recv_pkg(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);

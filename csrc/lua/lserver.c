@@ -167,7 +167,7 @@ static int try_listen(struct lserver *ls, const struct addr *at, bool any,
 /* core.listen(addr, opts | nil[, handler]) -> Server */
 static int l_listen(lua_State *L) {
   struct rt *rt = rt_of(L);
-  struct serve_opts so = {.conn = conn_default_opts, .listen = {.backlog = 511}};
+  struct serve_opts so = {.conn = conn_opts_default(), .listen = {.backlog = 511}};
   char host[ADDR_HOST_MAX];
   struct addr at;
   const char *why;

@@ -205,7 +205,7 @@ struct conn_opts {
   bool nodelay, keepalive;
 };
 
-extern const struct conn_opts conn_default_opts;
+struct conn_opts conn_opts_default(void);
 /* The options table at idx has a "limits" and a "framing": reads limits, pushes the framing
  * or nil.  [-0, +1] */
 void conn_opts_rest(lua_State *L, int idx, struct conn_opts *o);
