@@ -6,6 +6,7 @@
 
 #include "conn.h"
 #include "err.h"
+#include "tls.h"
 
 int turn_init(struct turn *t, struct world *w) {
   *t = (struct turn){.world = w};
@@ -73,6 +74,7 @@ static void make_visits(struct turn *t) {
 }
 
 bool turn_step(struct turn *t, bool may_sleep) {
+  t->count++;
   bool busy = t->ready.first || t->first_visit || !may_sleep;
   bool open = t->world->ops->poll(t->world, busy ? -INFINITY : timers_next(&t->timers));
   fire_timers(t);
@@ -83,6 +85,7 @@ bool turn_step(struct turn *t, bool may_sleep) {
 
 /* A turn without jobs: the state that they belong to is going away. */
 static void drain_step(struct turn *t, double until) {
+  t->count++;
   double next = timers_next(&t->timers);
   t->world->ops->poll(t->world, next < until ? next : until);
   fire_timers(t);
@@ -101,6 +104,7 @@ void turn_fini(struct turn *t, double seconds) {
   t->world->ops->close(t->world);
   conn_free_all(t);
   timers_fini(&t->timers);
+  tls_root_close(t->tls);
   free(t->page);
 }
 

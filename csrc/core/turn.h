@@ -22,6 +22,7 @@ enum {
 
 struct turn;
 struct conn;
+struct tls_root;
 
 /* Something to be run by the driver. Intrusive; queued at most once. */
 struct job {
@@ -70,6 +71,8 @@ struct turn {
   char *page;                            /* PAGE_SIZE_BYTES, allocated once */
   struct conn *borrower;                 /* whose unread bytes are page[page_at, page_end) */
   size_t page_at, page_end;
+  struct tls_root *tls; /* what all TLS sessions share; made when the first one is */
+  unsigned long count;  /* of turns */
 };
 
 /* Takes over the world. 0 or ERR_NOMEM. */

@@ -1,0 +1,544 @@
+/* A TLS session as a link: see link_tls.h.
+ *
+ * Input: what one read of the link below brings stands in the loop's page, and the session takes
+ * it from there; only what it has no room for is kept (`came`).  Output: records are sealed into
+ * the loop's second page and written at once; only what the link below refuses is kept
+ * (`sealed`).  So an idle session holds nothing but its SSL object. */
+#include "link_tls.h"
+
+#include <openssl/err.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "buf.h"
+#include "err.h"
+#include "tls_internal.h"
+#include "turn.h"
+
+enum {
+  SEAL_AT_ONCE = 64 * 1024, /* bytes of data taken by one write */
+  RECORD = 16 * 1024,
+  SEALED_MOST = 64 * 1024, /* unsent: no more is read meanwhile, since reading may cause output */
+  OVERHEAD = 512           /* what a record may add to its data, generously */
+};
+
+enum phase { HANDSHAKE, UP, FAILED };
+
+struct link_tls {
+  struct link link;
+  struct post post; /* reports what is pending here, which the link below knows nothing of */
+  struct link *below;
+  struct turn *turn;
+  struct tls_root *root;
+  struct tls_context *context;
+  SSL *ssl; /* NULL until the first byte: a silent client costs nothing */
+  char *host;
+  struct buf came, sealed;
+  const char *fed; /* what the session may take now, only inside a call */
+  size_t fed_len;
+  const char *detail;
+  int end;     /* of reading, sticky: ERR_EOF or a code; 0: not yet */
+  int out_end; /* why nothing can be written any more; 0: it can */
+  uint8_t phase, wanted;
+  bool server, shut, below_shut;
+};
+
+static const struct link_ops link_tls_ops;
+
+static struct link_tls *tls_of(const struct link *l) {
+  return (struct link_tls *)(void *)(uintptr_t)l;
+}
+
+bool link_is_tls(const struct link *l) { return l->ops == &link_tls_ops; }
+
+/* ---- the session's bytes ------------------------------------------------------------- */
+
+static int bio_read(BIO *b, char *to, int room) {
+  struct link_tls *t = BIO_get_data(b);
+  BIO_clear_retry_flags(b);
+  if (t->fed_len == 0) {
+    BIO_set_retry_read(b);
+    return -1;
+  }
+  size_t n = t->fed_len < (size_t)room ? t->fed_len : (size_t)room;
+  memcpy(to, t->fed, n);
+  t->fed += n;
+  t->fed_len -= n;
+  return (int)n;
+}
+
+/* What is in the page goes behind what is kept. */
+static int keep_page(struct link_tls *t) {
+  struct tls_root *root = t->root;
+  int r = root->out_len ? buf_append(&t->sealed, root->out, root->out_len) : 0;
+  root->out_len = 0;
+  return r;
+}
+
+static int bio_write(BIO *b, const char *data, int len) {
+  struct link_tls *t = BIO_get_data(b);
+  struct tls_root *root = t->root;
+  size_t n = (size_t)len;
+  BIO_clear_retry_flags(b);
+  if (buf_len(&t->sealed) == 0 && n <= TLS_PAGE - root->out_len) {
+    memcpy(root->out + root->out_len, data, n);
+    root->out_len += n;
+    return len;
+  }
+  return keep_page(t) == 0 && buf_append(&t->sealed, data, n) == 0 ? len : -1;
+}
+
+static long bio_ctrl(BIO *b, int what, long number, void *p) {
+  (void)b, (void)number, (void)p;
+  return what == BIO_CTRL_FLUSH;
+}
+
+static int bio_create(BIO *b) {
+  BIO_set_init(b, 1);
+  return 1;
+}
+
+BIO_METHOD *tls_bio_method(void) {
+  BIO_METHOD *m = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "lunewire");
+  if (!m) return NULL;
+  BIO_meth_set_create(m, bio_create);
+  BIO_meth_set_read(m, bio_read);
+  BIO_meth_set_write(m, bio_write);
+  BIO_meth_set_ctrl(m, bio_ctrl);
+  return m;
+}
+
+/* ---- what the session says ------------------------------------------------------------ */
+
+static int fail(struct link_tls *t, int code, const char *detail) {
+  t->detail = detail;
+  t->phase = FAILED;
+  return t->end = t->out_end = code;
+}
+
+/* Ours to reject is the peer's certificate; everything else is the protocol. */
+static int fail_by_library(struct link_tls *t) {
+  unsigned long e = ERR_peek_error();
+  long verified = SSL_get_verify_result(t->ssl);
+  if (verified != X509_V_OK && ERR_GET_REASON(e) == SSL_R_CERTIFICATE_VERIFY_FAILED)
+    return fail(t, ERR_CERT, X509_verify_cert_error_string(verified));
+  if (ERR_GET_REASON(e) == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE)
+    return fail(t, ERR_CERT, "the peer sent no certificate");
+  if (ERR_GET_REASON(e) == ERR_R_MALLOC_FAILURE) return fail(t, ERR_NOMEM, NULL);
+  return fail(t, ERR_TLS, ERR_reason_error_string(e));
+}
+
+/* What a call of the library that returned r <= 0 means: ERR_AGAIN: it wants more input. */
+static int outcome(struct link_tls *t, int r) {
+  switch (SSL_get_error(t->ssl, r)) {
+  case SSL_ERROR_WANT_READ:
+    return ERR_AGAIN;
+  case SSL_ERROR_ZERO_RETURN:
+    return t->end = ERR_EOF;
+  default:
+    return fail_by_library(t);
+  }
+}
+
+/* ---- to and from the link below -------------------------------------------------------- */
+
+static void want_below(struct link_tls *t) {
+  size_t held = buf_len(&t->sealed);
+  unsigned in = t->phase == HANDSHAKE || (t->wanted & LINK_IN) ? LINK_IN : 0;
+  unsigned out = held || (t->phase != HANDSHAKE && (t->wanted & LINK_OUT)) ? LINK_OUT : 0;
+  if (held >= SEALED_MOST) in = 0;
+  t->below->ops->want(t->below, in | out);
+}
+
+/* -> bytes taken */
+static size_t write_below(struct link_tls *t, const char *data, size_t n) {
+  struct iovec v = {.iov_base = (char *)(uintptr_t)data, .iov_len = n};
+  ptrdiff_t r = t->below->ops->write(t->below, &v, 1);
+  if (r >= 0) return (size_t)r;
+  if (r == ERR_AGAIN) return 0;
+  t->out_end = (int)r;
+  return n;
+}
+
+static int flush_page(struct link_tls *t) {
+  struct tls_root *root = t->root;
+  size_t n = root->out_len, done = n ? write_below(t, root->out, n) : 0;
+  root->out_len = 0;
+  return done < n ? buf_append(&t->sealed, root->out + done, n - done) : 0;
+}
+
+static void shut_below(struct link_tls *t) {
+  if (!t->shut || t->below_shut || buf_len(&t->sealed)) return;
+  t->below_shut = true;
+  t->below->ops->shut(t->below);
+}
+
+/* Every call that may have made output ends here. */
+static void flush(struct link_tls *t) {
+  if (buf_len(&t->sealed)) {
+    if (keep_page(t) != 0) fail(t, ERR_NOMEM, NULL);
+    buf_consume(&t->sealed, write_below(t, buf_data(&t->sealed), buf_len(&t->sealed)));
+  } else if (flush_page(t) != 0) {
+    fail(t, ERR_NOMEM, NULL);
+  }
+  shut_below(t);
+  want_below(t);
+}
+
+/* Without close_notify an end is no end: somebody may have cut the stream (RFC 8446, 6.1). */
+static int cut_off(struct link_tls *t, int code) {
+  if (code == 0)
+    t->detail = t->phase == HANDSHAKE ? "the peer closed during the handshake"
+                                      : "the stream was cut off without close_notify";
+  return t->end = code ? code : ERR_TLS;
+}
+
+/* Lets the session have what came: what was kept, or one read of at most `room` bytes.
+ * 0; ERR_AGAIN: nothing came; another code: the end. *dry: the link below has no more. */
+static int feed(struct link_tls *t, size_t room, bool *dry) {
+  struct tls_root *root = t->root;
+  if (buf_len(&t->came)) {
+    t->fed = buf_data(&t->came);
+    t->fed_len = buf_len(&t->came);
+    return 0;
+  }
+  *dry = true;
+  if (buf_len(&t->sealed) >= SEALED_MOST) return ERR_AGAIN;
+  if (room > PAGE_SIZE_BYTES) room = PAGE_SIZE_BYTES;
+  ptrdiff_t r = t->below->ops->read(t->below, root->in, room);
+  if (r == ERR_AGAIN) return ERR_AGAIN;
+  if (r <= 0) return cut_off(t, (int)r);
+  *dry = (size_t)r < room;
+  t->fed = root->in;
+  t->fed_len = (size_t)r;
+  return 0;
+}
+
+/* What the session did not take is kept: the page is everybody's. */
+static int unfeed(struct link_tls *t) {
+  int r = 0;
+  if (buf_len(&t->came))
+    buf_consume(&t->came, buf_len(&t->came) - t->fed_len);
+  else if (t->fed_len)
+    r = buf_append(&t->came, t->fed, t->fed_len);
+  t->fed_len = 0;
+  return r ? fail(t, ERR_NOMEM, NULL) : 0;
+}
+
+/* ---- the handshake -------------------------------------------------------------------- */
+
+static int begin(struct link_tls *t) {
+  if (t->ssl) return 0;
+  BIO *b = BIO_new(t->root->bio);
+  t->ssl = b ? tls_session_new(t->context, t->server, t->host) : NULL;
+  if (!t->ssl) {
+    BIO_free(b);
+    return fail(t, ERR_NOMEM, NULL);
+  }
+  BIO_set_data(b, t);
+  SSL_set_bio(t->ssl, b, b);
+  return 0;
+}
+
+static int advance(struct link_tls *t) {
+  ERR_clear_error();
+  int r = SSL_do_handshake(t->ssl);
+  if (r == 1) {
+    t->phase = UP;
+    return 0;
+  }
+  return outcome(t, r);
+}
+
+/* A step: what the peer sent, and our answer to it. */
+static void handshake(struct link_tls *t) {
+  bool dry = false;
+  int r = 0;
+  while (t->phase == HANDSHAKE && r == 0) {
+    r = feed(t, PAGE_SIZE_BYTES, &dry);
+    if (r) break;
+    if (begin(t) == 0 && (r = advance(t)) == ERR_AGAIN && !dry) r = 0;
+    unfeed(t);
+  }
+  if (r && r != ERR_AGAIN && t->phase == HANDSHAKE) fail(t, r, t->detail);
+  flush(t);
+}
+
+/* Handshakes cost much; the connections that are up go first. */
+static bool may_step(struct link_tls *t) {
+  struct tls_root *root = t->root;
+  if (root->turn != t->turn->count) root->steps = 0;
+  root->turn = t->turn->count;
+  return root->steps++ < TLS_HANDSHAKE_STEPS;
+}
+
+/* ---- readiness ------------------------------------------------------------------------ */
+
+static bool is_pending(const struct link_tls *t) {
+  return t->phase != HANDSHAKE &&
+         (buf_len(&t->came) || t->end || (t->ssl && SSL_pending(t->ssl) > 0));
+}
+
+static void report(struct link_tls *t, unsigned events) {
+  unsigned seen = events & t->wanted;
+  if (seen) t->link.ready(&t->link, seen);
+}
+
+/* -> what the owner is told: everything once it is over. */
+static unsigned step(struct link_tls *t) {
+  if (!may_step(t)) return 0;
+  handshake(t);
+  return t->phase == HANDSHAKE ? 0 : LINK_IN | LINK_OUT;
+}
+
+static void on_post(struct post *p) {
+  struct link_tls *t = (struct link_tls *)(void *)((char *)p - offsetof(struct link_tls, post));
+  if (t->phase == HANDSHAKE)
+    report(t, step(t));
+  else if (is_pending(t))
+    report(t, LINK_IN);
+}
+
+static void on_ready(struct link *below, unsigned events) {
+  struct link_tls *t = below->owner;
+  if (events & LINK_OUT) flush(t);
+  unsigned seen = (events & LINK_IN) | (buf_len(&t->sealed) ? 0 : events & LINK_OUT);
+  if (t->phase == HANDSHAKE) seen = events & LINK_IN ? step(t) : 0;
+  report(t, seen);
+}
+
+static void link_tls_want(struct link *l, unsigned events) {
+  struct link_tls *t = tls_of(l);
+  t->wanted = (uint8_t)events;
+  want_below(t);
+  if ((events & LINK_IN) && is_pending(t)) world_post(t->turn->world, &t->post);
+}
+
+static int link_tls_state(struct link *l) {
+  const struct link_tls *t = tls_of(l);
+  if (t->phase == UP) return 0;
+  return t->phase == FAILED ? t->end : ERR_AGAIN;
+}
+
+/* ---- bytes ------------------------------------------------------------------------------ */
+
+/* What the session can open of what it was fed -> bytes; ERR_AGAIN, or the end. */
+static ptrdiff_t open_fed(struct link_tls *t, char *to, size_t room) {
+  size_t total = 0, got;
+  while (total < room) {
+    ERR_clear_error();
+    int r = SSL_read_ex(t->ssl, to + total, room - total, &got);
+    if (r == 1) {
+      total += got;
+      continue;
+    }
+    r = outcome(t, r);
+    if (total) break; /* an end is sticky, and comes next time */
+    return r;
+  }
+  return (ptrdiff_t)total;
+}
+
+static ptrdiff_t read_end(const struct link_tls *t) { return t->end == ERR_EOF ? 0 : t->end; }
+
+/* Reads below until something could be opened, or there is no more. */
+static ptrdiff_t read_records(struct link_tls *t, char *to, size_t room) {
+  bool dry = false;
+  ptrdiff_t got = open_fed(t, to, room); /* what an earlier call had no room for */
+  while (got == ERR_AGAIN && !dry) {
+    int r = feed(t, room + OVERHEAD, &dry);
+    if (r) return r;
+    got = open_fed(t, to, room);
+    if (unfeed(t) != 0) return t->end;
+  }
+  return got;
+}
+
+static ptrdiff_t link_tls_read(struct link *l, void *to, size_t room) {
+  struct link_tls *t = tls_of(l);
+  if (t->phase == HANDSHAKE) return ERR_AGAIN;
+  if (t->end) return read_end(t);
+  ptrdiff_t got = read_records(t, to, room);
+  flush(t);
+  if (got > 0 || got == ERR_AGAIN) return got;
+  return read_end(t);
+}
+
+/* One piece of the vector -> bytes taken, at most `room`. */
+static size_t seal(struct link_tls *t, const struct iovec *v, size_t room) {
+  size_t total = 0, done, len = v->iov_len < room ? v->iov_len : room;
+  while (total < len && !t->out_end) {
+    size_t n = len - total < RECORD ? len - total : RECORD;
+    ERR_clear_error();
+    int r = SSL_write_ex(t->ssl, (char *)v->iov_base + total, n, &done);
+    if (r != 1) {
+      outcome(t, r);
+      break;
+    }
+    total += done;
+  }
+  return total;
+}
+
+static ptrdiff_t link_tls_write(struct link *l, const struct iovec *v, int count) {
+  struct link_tls *t = tls_of(l);
+  size_t total = 0;
+  if (t->phase == HANDSHAKE) return ERR_AGAIN;
+  if (!t->out_end && buf_len(&t->sealed)) flush(t);
+  if (t->out_end) return t->out_end;
+  if (t->shut) return ERR_PIPE;
+  if (buf_len(&t->sealed)) return ERR_AGAIN;
+  for (int i = 0; i < count && total < SEAL_AT_ONCE; i++) {
+    size_t n = seal(t, &v[i], SEAL_AT_ONCE - total);
+    total += n;
+    if (n < v[i].iov_len) break;
+  }
+  flush(t);
+  if (total) return (ptrdiff_t)total;
+  return t->out_end ? t->out_end : ERR_AGAIN;
+}
+
+static size_t link_tls_held(struct link *l) { return buf_len(&tls_of(l)->sealed); }
+
+static const char *link_tls_explain(struct link *l) { return tls_of(l)->detail; }
+
+/* ---- ends ------------------------------------------------------------------------------- */
+
+/* close_notify, then the end of the stream below: behind what it has not taken yet. */
+static int link_tls_shut(struct link *l) {
+  struct link_tls *t = tls_of(l);
+  if (t->shut) return 0;
+  t->shut = true;
+  if (t->phase == UP) {
+    ERR_clear_error();
+    SSL_shutdown(t->ssl);
+  }
+  flush(t);
+  return 0;
+}
+
+static size_t link_tls_in_flight(struct link *l) {
+  struct link_tls *t = tls_of(l);
+  return buf_len(&t->sealed) + t->below->ops->in_flight(t->below);
+}
+
+static void link_tls_free(struct link_tls *t) {
+  ERR_clear_error();
+  SSL_free(t->ssl);
+  ERR_clear_error();
+  tls_context_drop(t->context);
+  buf_fini(&t->came);
+  buf_fini(&t->sealed);
+  free(t->host);
+  free(t);
+}
+
+static void on_closed(struct link *below) {
+  struct link_tls *t = below->owner;
+  if (t->link.closed) t->link.closed(&t->link);
+  link_tls_free(t);
+}
+
+static void link_tls_close(struct link *l, bool reset) {
+  struct link_tls *t = tls_of(l);
+  world_unpost(t->turn->world, &t->post);
+  t->wanted = 0;
+  t->below->ops->close(t->below, reset);
+}
+
+/* ---- facts ------------------------------------------------------------------------------ */
+
+static int link_tls_name(struct link *l, bool peer, struct addr *a) {
+  struct link *below = tls_of(l)->below;
+  return below->ops->name(below, peer, a);
+}
+
+static int link_tls_option(struct link *l, enum link_option what, bool set, int *value) {
+  struct link *below = tls_of(l)->below;
+  return below->ops->option(below, what, set, value);
+}
+
+static const SSL *session_of(const struct link *l) {
+  return link_is_tls(l) && tls_of(l)->phase == UP ? tls_of(l)->ssl : NULL;
+}
+
+const char *link_tls_fact(const struct link *l, enum tls_fact f, size_t *len) {
+  const SSL *ssl = session_of(l);
+  const unsigned char *alpn = NULL;
+  unsigned alpn_len = 0;
+  const char *text = NULL;
+  if (!ssl) return NULL;
+  if (f == TLS_VERSION) text = SSL_get_version(ssl);
+  if (f == TLS_CIPHER) text = SSL_get_cipher_name(ssl);
+  if (f == TLS_SERVERNAME) text = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
+  if (f == TLS_ALPN) SSL_get0_alpn_selected(ssl, &alpn, &alpn_len);
+  *len = text ? strlen(text) : alpn_len;
+  return text ? text : (const char *)alpn;
+}
+
+bool link_tls_resumed(const struct link *l) {
+  const SSL *ssl = session_of(l);
+  return ssl && SSL_session_reused(ssl);
+}
+
+const X509 *link_tls_peer(const struct link *l) {
+  const SSL *ssl = session_of(l);
+  return ssl ? SSL_get0_peer_certificate(ssl) : NULL;
+}
+
+/* ---- beginning -------------------------------------------------------------------------- */
+
+static const struct link_ops link_tls_ops = {
+    .state = link_tls_state,
+    .read = link_tls_read,
+    .write = link_tls_write,
+    .want = link_tls_want,
+    .shut = link_tls_shut,
+    .in_flight = link_tls_in_flight,
+    .held = link_tls_held,
+    .explain = link_tls_explain,
+    .close = link_tls_close,
+    .name = link_tls_name,
+    .option = link_tls_option,
+};
+
+static struct link_tls *link_tls_new(struct turn *t, const struct link_tls_opts *o) {
+  struct link_tls *l = calloc(1, sizeof *l);
+  if (!l) return NULL;
+  l->link.ops = &link_tls_ops;
+  l->post.run = on_post;
+  l->turn = t;
+  l->root = tls_root_of(t);
+  l->context = tls_context_ref(o->context);
+  l->server = o->server;
+  bool ok = !o->host || (l->host = strdup(o->host));
+  if (ok && o->early_len) ok = buf_append(&l->came, o->early, o->early_len) == 0;
+  if (ok) return l;
+  link_tls_free(l);
+  return NULL;
+}
+
+/* A client speaks first; what a server was given already is dealt with in the next poll. */
+static void start(struct link_tls *t) {
+  if (t->server) {
+    if (buf_len(&t->came)) world_post(t->turn->world, &t->post);
+    want_below(t);
+    return;
+  }
+  if (begin(t) == 0) advance(t);
+  flush(t);
+}
+
+int link_tls_open(struct turn *t, struct link *below, const struct link_tls_opts *o,
+                  struct link **out) {
+  struct link_tls *l = link_tls_new(t, o);
+  if (!l) return ERR_NOMEM;
+  l->below = below;
+  l->link.outside = below->outside;
+  below->owner = l;
+  below->ready = on_ready;
+  below->closed = on_closed;
+  start(l);
+  *out = &l->link;
+  return 0;
+}
