@@ -3,17 +3,23 @@
 -- @module lunewire
 
 local core = require "lunewire.core"
+local ports = require "lunewire.ports"
+local stream = require "lunewire.stream"
 
 local wire = {
   CANCELED = core.CANCELED,
   after = core.after,
   co = core.co,
   connect = core.connect,
+  copy = stream.copy,
   every = core.every,
   framing = core.framing,
+  free_port = ports.free_port,
   now = core.now,
   on_error = core.on_error,
   pipe = core.pipe,
+  relay = stream.relay,
+  request = stream.request,
   resolve = core.resolve,
   run = core.run,
   sleep = core.sleep,
