@@ -6,9 +6,18 @@ local ports = {}
 
 local Held = {
   __close = function(servers)
-    for _, server in ipairs(servers) do server:close() end
+    for _, server in ipairs(servers) do
+      if server then server:close() end
+    end
   end,
 }
+
+-- Room for all is made before the first one is held, so that nothing is lost if memory runs out.
+local function slots(n)
+  local list = {}
+  for i = 1, n do list[i] = false end
+  return list
+end
 
 --- Finds free TCP ports: free on all interfaces, IPv4 and IPv6, and distinct.
 -- All of them are held until all are chosen, then released. The system chooses, and it may
@@ -19,18 +28,19 @@ local Held = {
 -- @treturn integer port, followed by the others
 -- @codes EMFILE and others of `listen`
 -- @waits never
--- @raise for a count that is not a whole number of at least 1
+-- @raise for what is no whole number from 1 to 65535
 function ports.free_port(n)
   n = n == nil and 1 or n
-  if math.type(n) ~= "integer" or n < 1 then
-    error(("free_port: a count of at least 1 is expected, not %s"):format(n), 2)
+  if math.type(n) ~= "integer" or n < 1 or n > 65535 then
+    error(("free_port: a count from 1 to 65535 is expected, not %s"):format(n), 2)
   end
-  local held <close> = setmetatable({}, Held)
-  local list = {}
+  local held <close> = setmetatable(slots(n), Held)
+  local list = slots(n)
   for i = 1, n do
     local server, message, code = core.listen ":0"
     if not server then return nil, "free_port: " .. message, code end
-    held[i], list[i] = server, server:port()
+    held[i] = server
+    list[i] = server:port()
   end
   return table.unpack(list)
 end
