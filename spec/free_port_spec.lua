@@ -33,7 +33,7 @@ describe("wire.free_port", function()
   it("trap: all of them are free for other programs when it returns", function()
     local ports = { wire.free_port(20) }
     for i, port in ipairs(ports) do
-      local socat = "timeout 0.2 socat TCP6-LISTEN:%d,ipv6only=%d,reuseaddr=0 /dev/null; echo $?"
+      local socat = "timeout 0.5 socat TCP6-LISTEN:%d,ipv6only=%d,reuseaddr=0 /dev/null; echo $?"
       if i > 3 then break end
       local listening = support.peer(socat:format(port, i % 2))
       assert.equal("124", listening:line(), "socat could not listen on port " .. port)

@@ -1,4 +1,4 @@
---- Options tables of the functions that are written in Lua: every key and type is checked.
+-- Options tables of the functions that are written in Lua: every key and type is checked.
 -- What this is not: the options of the core's functions, which it checks itself (lopts.c).
 local options = {}
 
@@ -46,11 +46,9 @@ local function complaint(key, value, known)
   return ("option '%s' must be %s, not %s"):format(key, kind[2], type(value))
 end
 
---- Checks what a user gave as options.
--- @param given a table, nil, or a number, which stands for the option "timeout"
--- @param known the keys, each with its kind: {timeout = "seconds"}
--- @param level whose fault misuse is, as error() counts from the function that calls this
--- @return the options, never nil
+-- What a user gave as options, checked: a table, nil, or a number, which stands for the option
+-- "timeout" -> a table.  known: the keys, each with its kind: {timeout = "seconds"}.  level: whose
+-- fault misuse is, as error() counts from the function that calls this.
 function options.read(given, known, level)
   if given == nil then return {} end
   if type(given) == "number" then given = { timeout = given } end

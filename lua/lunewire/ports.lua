@@ -1,4 +1,4 @@
---- Free TCP ports.
+-- Free TCP ports.
 -- What this is not: a promise; between the answer and its use a port belongs to nobody.
 local core = require "lunewire.core"
 

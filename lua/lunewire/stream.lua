@@ -1,4 +1,4 @@
---- Bytes from here to there: copy, relay, and the one-shot request.
+-- Bytes from here to there: copy, relay, and the one-shot request.
 -- What this is not: how one connection receives and sends (core).
 local core = require "lunewire.core"
 local options = require "lunewire.options"
@@ -218,7 +218,8 @@ end
 -- timeout, a cancel of the calling task, and a close of one of the two by somebody else.
 --
 -- A side that takes its bytes slowly slows the other one down: no more than the high-water mark
--- and 64 KiB wait in either direction. The timeouts of `set_timeout` do not apply, deadlines do.
+-- and 64 KiB wait in either direction. The times of `set_timeout` do not apply; deadlines and
+-- `set_idle_timeout` of either connection do, and end the relay.
 -- @function wire.relay
 -- @tparam Conn a one connection
 -- @tparam Conn b the other one
@@ -244,7 +245,8 @@ function stream.relay(a, b, opts)
   }, Relay)
   local other = core.spawn(pump_back, r)
   pump(r, a, b, "ab")
-  other:join()
+  local ended, message, code = other:join()
+  if not ended then fail(r, message, code) end
   if r.raised ~= nil then error(r.raised, 0) end
   if r.code then return nil, r.message, r.code, r.ab, r.ba end
   r.over = true
