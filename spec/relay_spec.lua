@@ -278,6 +278,27 @@ describe("wire.relay", function()
     tools.result(send)
   end, 20)
 
+  it("raises an error in either direction in its caller, and cuts both streams off", function()
+    for direction = 1, 2 do
+      local left, a = wire.pipe()
+      local b, right = wire.pipe()
+      local ends = { a, b }
+      local broken = ends[direction]
+      local function delegate(_, name)
+        return function(_, ...) return broken[name](broken, ...) end
+      end
+      ends[direction] = setmetatable({ recv_some = function() error { direction } end },
+        { __index = delegate })
+      local ok, err = pcall(wire.relay, ends[1], ends[2])
+      assert.is_false(ok)
+      assert.same({ direction }, err)
+      for _, conn in ipairs { left, right } do
+        support.fails("ECONNRESET", conn:recv(1, 5))
+      end
+      assert.is_true(a:closed() and b:closed())
+    end
+  end)
+
   it("joins nc to socat like one connection", function()
     local port = wire.free_port()
     local target = support.peer(("socat -t9 TCP-LISTEN:%d,bind=127.0.0.1,reuseaddr EXEC:md5sum")
