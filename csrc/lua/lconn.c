@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "rt.h"
+#include "ltls.h"
 
 #define CONN_NAME "lunewire.Conn"
 
@@ -120,7 +120,9 @@ void conn_opts_rest(lua_State *L, int idx, struct conn_opts *o) {
 static void push_text(lua_State *L, const struct conn *c, const struct conn_failure *f) {
   char who[ADDR_TEXT_MAX];
   addr_print(&c->peer, who);
-  lua_pushfstring(L, "%s %s: %s", f->what, who, err_text(f->code));
+  bool detailed = c->detail && (f->code == ERR_TLS || f->code == ERR_CERT);
+  lua_pushfstring(L, "%s %s: %s%s%s", f->what, who, err_text(f->code), detailed ? ": " : "",
+                  detailed ? c->detail : "");
 }
 
 int conn_failed(lua_State *L, struct conn *c, const char *what, int code) {
@@ -343,6 +345,7 @@ void lconn_register(lua_State *L, struct rt *rt) {
   lua_getfield(L, -1, "__index");
   rt_setfuncs(L, rt, lrecv_methods);
   rt_setfuncs(L, rt, lsend_methods);
+  rt_setfuncs(L, rt, ltls_methods);
   rt_setfuncs(L, rt, lfile_methods);
   lrecv_set_iterators(L, rt);
   lua_pop(L, 2);

@@ -41,6 +41,7 @@ struct op {
   bool keeps_place;             /* receiving: success does not end the call */
   bool as_file;                 /* sending: the result is the connection, as of a Lua file */
   bool framed;                  /* sending: one message of f */
+  bool server;                  /* start_tls: our role */
   uint8_t style;                /* receiving: what the results look like (lrecv.c) */
 };
 
@@ -308,6 +309,7 @@ void lfile_register(lua_State *L, struct rt *rt);
 void lresolve_register(lua_State *L, struct rt *rt);
 void llisten_register(lua_State *L, struct rt *rt);
 void lserver_register(lua_State *L, struct rt *rt);
+void ltls_register(lua_State *L, struct rt *rt);
 void lsignal_register(lua_State *L, struct rt *rt);
 void ltimer_register(lua_State *L, struct rt *rt);
 void lframing_register(lua_State *L, struct rt *rt);
