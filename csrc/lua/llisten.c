@@ -26,6 +26,7 @@ static const struct opt serve_keys[] = {
     {"drain_timeout", OPT_SECONDS, offsetof(struct serve_opts, drain_timeout)},
     {"framing", OPT_ANY, 0},
     {"limits", OPT_ANY, 0},
+    {"tls", OPT_ANY, 0},
     {"on_accept", OPT_ANY, 0},
     {"on_close", OPT_ANY, 0},
     {"on_shutdown", OPT_ANY, 0},
@@ -128,6 +129,16 @@ static struct lserver *lserver_new(lua_State *L, struct rt *rt, struct serve_opt
   return ls;
 }
 
+/* [addr, opts, handler, server] */
+static int use_tls(lua_State *L, struct lserver *ls, const char **why) {
+  int r = ltls_option(L, ls->rt, 2, why);
+  if (r) return r;
+  ls->tls = ltls_to_context(L, -1);
+  if (ls->tls) ltls_check_server(L, ls->tls);
+  lua_setiuservalue(L, 4, SERVER_TLS);
+  return 0;
+}
+
 /* core.listen(addr | list of them, opts | nil[, handler]) -> Server */
 static int l_listen(lua_State *L) {
   struct rt *rt = rt_of(L);
@@ -140,10 +151,12 @@ static int l_listen(lua_State *L) {
   so.conn = conn_opts_default();
   opts_read(L, 2, serve_keys, &so);
   struct lserver *ls = lserver_new(L, rt, &so);
+  const char *why = NULL;
+  int r = use_tls(L, ls, &why);
+  if (r) return push_failure(L, "listen", NULL, why, r);
   if (!read_places(L, 1, &p)) return 3;
-  int r = open_places(ls, &p, &so.listen, &failed);
+  r = open_places(ls, &p, &so.listen, &failed);
   if (r) {
-    const char *why;
     place_at(L, 1, failed, &p, &why);
     return push_failure(L, "listen", lua_tostring(L, -1), NULL, r);
   }

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "lserver.h"
+#include "lhandshake.h"
 
 /* [-0, +1] Its userdata; it must be anchored. */
 static int push_server(lua_State *L, const struct lserver *ls) {
@@ -105,7 +105,10 @@ int serve_admit(lua_State *L, struct lserver *ls, int ls_idx, int idx, struct li
   lua_pop(L, 1);
   if (r) return r;
   check_conn(L, ls->rt, idx)->accepted = true;
-  return serve_adopt(L, ls, ls_idx, idx);
+  r = serve_adopt(L, ls, ls_idx, idx);
+  if (r || !ls->tls) return r;
+  r = hello_begin(L, ls, idx);
+  return r ? r : ERR_AGAIN;
 }
 
 void serve_spawn_hook(lua_State *L, struct lserver *ls, int nargs, int closes) {
@@ -250,11 +253,33 @@ static int tell_exit(lua_State *L) {
   return 0;
 }
 
+/* Protected: a handshake is over. */
+static int tell_hello(lua_State *L) {
+  struct lserver *ls = lua_touserdata(L, 1);
+  int ls_idx = push_server(L, ls);
+  if (!hello_pop(L, ls)) return 0;
+  struct conn *c = check_conn(L, ls->rt, ls_idx + 1);
+  if (conn_is_open(c)) serve_spawn(L, ls, ls_idx, ls_idx + 1);
+  if (ls->begun) conn_drain(c);
+  return 0;
+}
+
+/* With a handler they are served; otherwise they wait for who accepts, as long as that may be. */
+static void deal_with_hellos(struct lserver *ls) {
+  if (ls->s.on_ready)
+    while (ls->first_hello) rt_protect(ls->rt->driver, tell_hello, ls);
+  else if (server_is_open(&ls->s))
+    waitq_wake_first(&ls->s.accepters);
+  else
+    hello_drop_all(ls->rt->driver, ls);
+}
+
 /* What callbacks only marked. */
 static void settle(struct job *j) {
   struct lserver *ls = (struct lserver *)(void *)((char *)j - offsetof(struct lserver, settle_job));
   struct rt *rt = ls->rt;
   deal_with_pause(ls);
+  if (ls->first_hello) deal_with_hellos(ls);
   while (ls->first_ended) rt_protect(rt->driver, tell_close, ls);
   if (server_is_open(&ls->s) || ls->handlers) return;
   if (!ls->exited) {
@@ -313,5 +338,6 @@ void serve_fini(struct lserver *ls) {
   server_fini(&ls->s);
   waitq_wake_all(&ls->watchers, ERR_CLOSED);
   job_remove(&ls->rt->turn, &ls->settle_job);
+  hello_forget_all(ls);
   if (ls->alive || ls->first_ended) conn_forget_keeper(&ls->rt->turn, &ls->keeper);
 }

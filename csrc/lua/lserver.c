@@ -1,7 +1,7 @@
 /* Server userdata: what scripts call of a server.
  * What this is not: beginning to listen (llisten.c), the life of a server and of its connections
  * (lserve.c), when to accept (core/server.c). */
-#include "lserver.h"
+#include "lhandshake.h"
 
 #include <math.h>
 #include <string.h>
@@ -19,17 +19,32 @@ static int server_failed(lua_State *L, const struct lserver *ls, const char *wha
 
 /* ---- accept ------------------------------------------------------------------------ */
 
-/* [server, Conn]  A Conn that on_accept refused is replaced by a new one. */
+/* [server, Conn]  One whose handshake is over. */
+static int accept_secured(lua_State *L, struct lserver *ls) {
+  while (hello_pop(L, ls)) {
+    if (conn_is_open(check_conn(L, ls->rt, 3))) {
+      lua_replace(L, 2);
+      return 0;
+    }
+    lua_settop(L, 2);
+  }
+  return ERR_AGAIN;
+}
+
+/* [server, Conn]  A Conn that on_accept refused, or that begins its handshake, is replaced by a
+ * new one. */
 static int accept_try(lua_State *L, struct lserver *ls) {
   struct link *l;
   struct addr peer;
-  int r = server_accept(&ls->s, &l, &peer);
-  if (r) return r;
-  r = serve_admit(L, ls, 1, 2, l, &peer);
-  if (r != ERR_AGAIN) return r;
-  lua_settop(L, 1);
-  lconn_new(L);
-  return ERR_AGAIN;
+  int r;
+  if (accept_secured(L, ls) == 0) return 0;
+  while ((r = server_accept(&ls->s, &l, &peer)) == 0) {
+    r = serve_admit(L, ls, 1, 2, l, &peer);
+    if (r != ERR_AGAIN) return r;
+    lua_settop(L, 1);
+    lconn_new(L);
+  }
+  return r;
 }
 
 static int accept_run(lua_State *L, struct rt *rt, struct op *o) {
@@ -178,6 +193,7 @@ static bool reset_all(struct lserver *ls) {
     conn_reset(c);
     any = true;
   }
+  hello_reset_all(ls);
   return any;
 }
 

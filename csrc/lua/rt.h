@@ -17,6 +17,7 @@
 #include "../core/server.h"
 #include "../core/turn.h"
 
+struct hello;
 struct lserver;
 struct rt;
 
@@ -90,8 +91,10 @@ struct rt {
   unsigned tasks, timers;
   uint16_t main_calls;
   bool main_woken, stopped, closed;
-  bool in_hook;            /* a function of the user's runs that must not wait */
-  struct lserver *servers; /* that listen */
+  bool in_hook;                           /* a function of the user's runs that must not wait */
+  struct lserver *servers;                /* that listen */
+  struct hello *first_hello, *last_hello; /* handshakes of accepted connections, oldest first */
+  unsigned hellos;
   struct quit quit;
 };
 
