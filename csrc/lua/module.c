@@ -65,5 +65,7 @@ int luaopen_lunewire_core(lua_State *L) {
   lresolve_register(L, rt);
   lserver_register(L, rt);
   ltimer_register(L, rt);
+  lchannel_register(L, rt);
+  lsemaphore_register(L, rt);
   return 1;
 }
