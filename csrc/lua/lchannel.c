@@ -145,7 +145,7 @@ static int send_run(lua_State *L, struct rt *rt, struct op *o) {
   while ((r = send_try(L, rt, o)) == ERR_AGAIN)
     if ((r = wait_in(L, rt, o, &ch->senders)) != 0) break;
   op_done(rt, o);
-  if (o->q || r) forget(L, op_self(rt));
+  if (o->q) forget(L, op_self(rt));
   if (r) return push_failure(L, o->what, NULL, NULL, r);
   lua_pushboolean(L, true);
   return 1;
