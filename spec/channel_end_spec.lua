@@ -385,7 +385,39 @@ describe("a channel that nothing refers to", function()
     end
   end)
 
-  support.it("lives while a task waits for it, and that task until it is cancelled", function()
+  support.it("gives up what was received although its buffer grew meanwhile", function()
+    local channel = wire.channel(math.huge)
+    local weak = setmetatable({}, { __mode = "v" })
+    local function send(first, last)
+      for i = first, last do
+        weak[i] = {}
+        channel:send(weak[i])
+      end
+    end
+    send(1, 4)
+    for i = 1, 2 do assert.equal(weak[i], channel:recv()) end
+    send(5, 7) -- the buffer is a ring: it is full, and goes round its end, as the last one comes
+    for i = 3, 7 do assert.equal(weak[i], channel:recv()) end
+    collect_garbage()
+    assert.same({}, weak)
+  end)
+
+  support.it("gives up what was taken from a sender whose coroutine was killed then", function()
+    for _, capacity in ipairs { 0, 1 } do
+      local channel = wire.channel(capacity)
+      local weak = setmetatable({ {} }, { __mode = "v" })
+      if capacity == 1 then channel:send "buffered" end
+      local thread = wire.co.create(function() channel:send(weak[1]) end)
+      local task = start(wire.co.resume, thread)
+      for _ = 0, capacity do assert(channel:recv(0)) end
+      coroutine.close(thread)
+      collect_garbage()
+      assert.is_nil(weak[1])
+      task:join()
+    end
+  end)
+
+  support.it("lives while a task waits for it, and the task until it is cancelled", function()
     local weak = setmetatable({}, { __mode = "v" })
     local task = start(function()
       local channel = wire.channel()
