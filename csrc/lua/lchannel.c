@@ -10,7 +10,6 @@
  * comes before anything else has changed.
  * What this is not: known to the core; it does not keep the loop alive. */
 #include <math.h>
-#include <string.h>
 
 #include "rt.h"
 
