@@ -28,7 +28,6 @@ struct request {
   struct request *next;        /* where it is */
   struct request *next_flight; /* in its bucket of the flights */
   struct asker *first_asker, *last_asker;
-  bool flying;    /* it is among the flights */
   uint64_t since; /* when a thread took it, in nanoseconds */
   int code, n;
   struct addr *list;
@@ -45,7 +44,7 @@ struct resolver {
   uv_timer_t patrol; /* runs while questions are queued */
   /* The loop's alone: */
   unsigned pending;
-  struct request *flights[FLIGHT_BUCKETS]; /* all whose answer was not yet taken */
+  struct request *flights[FLIGHT_BUCKETS]; /* all that are not answered yet */
   pthread_mutex_t lock;
   /* Behind the lock: */
   struct requests queue, asking, answers;
@@ -120,15 +119,12 @@ static void flight_begin(struct resolver *r, struct request *q) {
   struct request **bucket = bucket_of(r, q->host);
   q->next_flight = *bucket;
   *bucket = q;
-  q->flying = true;
 }
 
 static void flight_end(struct resolver *r, struct request *q) {
-  if (!q->flying) return;
   struct request **at = bucket_of(r, q->host);
   while (*at != q) at = &(*at)->next_flight;
   *at = q->next_flight;
-  q->flying = false;
 }
 
 static void asker_join(struct asker *a, struct request *q, struct lookup *l) {
@@ -138,11 +134,21 @@ static void asker_join(struct asker *a, struct request *q, struct lookup *l) {
   l->request = a;
 }
 
-static void asker_free(struct asker *a) {
-  struct request *q = a->request;
-  *(a->prev ? &a->prev->next : &q->first_asker) = a->next;
-  *(a->next ? &a->next->prev : &q->last_asker) = a->prev;
-  free(a);
+static struct asker *askers_pop(struct request *q) {
+  struct asker *a = q->first_asker;
+  if (!a) return NULL;
+  q->first_asker = a->next;
+  *(a->next ? &a->next->prev : &q->last_asker) = NULL;
+  return a;
+}
+
+static void asker_leave(struct asker *a) {
+  if (!a->prev) {
+    askers_pop(a->request);
+    return;
+  }
+  a->prev->next = a->next;
+  *(a->next ? &a->next->prev : &a->request->last_asker) = a->prev;
 }
 
 /* ---- asking the system ----------------------------------------------------------- */
@@ -309,15 +315,16 @@ static void on_patrol(uv_timer_t *timer) {
   if (idle) uv_timer_stop(timer);
 }
 
+/* It is among the askers of no request any more. */
 static void settle(struct resolver *r, struct asker *a) {
   a->lookup->request = NULL;
-  asker_free(a);
+  free(a);
   if (--r->pending == 0) uv_unref((uv_handle_t *)&r->answered);
 }
 
 static void deliver(struct resolver *r, struct request *q) {
   flight_end(r, q);
-  for (struct asker *a; (a = q->first_asker);) {
+  for (struct asker *a; (a = askers_pop(q));) {
     struct lookup *l = a->lookup;
     settle(r, a);
     l->done(l, q->code, q->list, q->code ? 0 : q->n);
@@ -381,6 +388,7 @@ void resolver_drop(struct resolver *r, struct lookup *l) {
   struct asker *a = l->request;
   if (!a) return;
   struct request *q = a->request;
+  asker_leave(a);
   settle(r, a);
   if (!q->first_asker) forget_unseen(r, q);
 }
@@ -413,7 +421,7 @@ static void on_closed(uv_handle_t *handle) {
 static void abandon_askers(struct resolver *r) {
   for (int i = 0; i < FLIGHT_BUCKETS; i++)
     for (struct request *q = r->flights[i]; q; q = q->next_flight)
-      while (q->first_asker) asker_free(q->first_asker);
+      for (struct asker *a; (a = askers_pop(q));) free(a);
 }
 
 void resolver_close(struct resolver *r) {

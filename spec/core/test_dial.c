@@ -340,7 +340,7 @@ TEST(the_next_attempt_begins_at_once_when_one_fails) {
   struct call c;
   char host[512] = "";
   call_open(&c);
-  for (int i = 1; i <= 20; i++) snprintf(host + strlen(host), 16, "127.0.1.%d,", i);
+  for (int i = 1; i <= 20; i++) snprintf(host + strlen(host), 24, "127.0.1.%d,", i);
   double began = turn_now(&c.turn);
   CHECK_EQ(dial_outcome(&c, host, dead_port(&c), NULL), UV__ECONNREFUSED);
   CHECK(turn_now(&c.turn) - began < 2.5);

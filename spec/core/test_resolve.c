@@ -159,7 +159,7 @@ static void ask(struct world *w, struct question *q, const char *host) {
 
 /* Names of their own, so that none shares another's answer. */
 static void ask_gates(struct world *w, struct question *qs, int n) {
-  char host[16];
+  char host[24];
   for (int i = 0; i < n; i++) {
     snprintf(host, sizeof host, "gate-%d", i);
     ask(w, &qs[i], host);
