@@ -35,38 +35,31 @@ static const struct opt connect_keys[] = {
     {"limits", OPT_ANY, 0},
     {NULL, OPT_ANY, 0}};
 
-static int ldial_gc(lua_State *L) {
-  struct ldial *ld = lua_touserdata(L, 1);
+static void ldial_end(struct ldial *ld) {
   dial_release(ld->d);
   ld->d = NULL;
+}
+
+static int ldial_gc(lua_State *L) {
+  ldial_end(lua_touserdata(L, 1));
   return 0;
 }
 
-static void abandon(struct op *o) {
-  struct ldial *ld = o->on;
-  dial_release(ld->d);
-  ld->d = NULL;
-}
+static void abandon(struct op *o) { ldial_end(o->on); }
 
 /* ---- what went wrong -------------------------------------------------------------- */
-
-static void add_outcome(lua_State *L, luaL_Buffer *b, const struct ldial *ld,
-                        const struct attempt *a) {
-  if (attempt_failed_here(a)) {
-    luaL_addstring(b, "local_addr ");
-    luaL_addstring(b, lua_tostring(L, ld->local));
-    luaL_addstring(b, ": ");
-  }
-  bool silent = a->code == ERR_AGAIN || a->code == ERR_TIMEDOUT;
-  luaL_addstring(b, silent ? "no answer" : err_text(a->code));
-}
 
 static void add_attempt(lua_State *L, luaL_Buffer *b, const struct ldial *ld,
                         const struct attempt *a) {
   char text[ADDR_TEXT_MAX];
+  bool silent = a->code == ERR_AGAIN || a->code == ERR_TIMEDOUT;
   luaL_addlstring(b, text, addr_print(&a->to, text));
+  if (attempt_failed_here(a)) {
+    luaL_addstring(b, ": local_addr ");
+    luaL_addstring(b, lua_tostring(L, ld->local));
+  }
   luaL_addstring(b, ": ");
-  add_outcome(L, b, ld, a);
+  luaL_addstring(b, silent ? "no answer" : err_text(a->code));
 }
 
 static void add_count(luaL_Buffer *b, const char *before, int n, const char *after) {
@@ -81,7 +74,7 @@ static const char *push_attempts(lua_State *L, const struct ldial *ld, int code)
   int shown = d->begun < ATTEMPTS_SHOWN ? d->begun : ATTEMPTS_SHOWN;
   luaL_Buffer b;
   luaL_buffinit(L, &b);
-  if (code != d->attempts[d->n - 1].code) {
+  if (code != d->code || code != d->attempts[d->n - 1].code) {
     luaL_addstring(&b, err_text(code));
     luaL_addstring(&b, "; tried ");
   }
@@ -95,14 +88,6 @@ static const char *push_attempts(lua_State *L, const struct ldial *ld, int code)
   return lua_tostring(L, -1);
 }
 
-static const char *push_outcome(lua_State *L, const struct ldial *ld) {
-  luaL_Buffer b;
-  luaL_buffinit(L, &b);
-  add_outcome(L, &b, ld, ld->d->attempts);
-  luaL_pushresult(&b);
-  return lua_tostring(L, -1);
-}
-
 /* Pushes at most one value. */
 static const char *push_detail(lua_State *L, const struct ldial *ld, int code) {
   const struct dial *d = ld->d;
@@ -110,16 +95,16 @@ static const char *push_detail(lua_State *L, const struct ldial *ld, int code) {
   if (d && code == ERR_NOFAMILY && d->n == 0)
     return lua_pushfstring(L, "no address of the family of local_addr %s",
                            lua_tostring(L, ld->local));
-  if (!d || d->begun == 0 || d->winner || (ld->numeric && code == ERR_TIMEDOUT))
-    return err_text(code);
-  return ld->numeric ? push_outcome(L, ld) : push_attempts(L, ld, code);
+  if (!d || d->begun == 0 || d->winner) return err_text(code);
+  if (!ld->numeric) return push_attempts(L, ld, code);
+  if (!attempt_failed_here(d->attempts)) return err_text(code);
+  return lua_pushfstring(L, "local_addr %s: %s", lua_tostring(L, ld->local), err_text(code));
 }
 
 static int connect_failed(lua_State *L, struct ldial *ld, int code) {
   const char *detail = push_detail(L, ld, code);
   int n = push_failure(L, "connect", lua_tostring(L, ld->text), detail, code);
-  dial_release(ld->d);
-  ld->d = NULL;
+  ldial_end(ld);
   return n;
 }
 
@@ -130,8 +115,7 @@ static int connect_done(lua_State *L, struct rt *rt, struct ldial *ld) {
   struct addr peer = dial_address(ld->d);
   int r = lconn_open(L, rt, idx, dial_take(ld->d), &peer, &ld->opts, ld->framing);
   if (r) return connect_failed(L, ld, r);
-  dial_release(ld->d);
-  ld->d = NULL;
+  ldial_end(ld);
   return 1;
 }
 
