@@ -69,5 +69,7 @@ int luaopen_lunewire_core(lua_State *L) {
   lsignal_register(L, rt);
   ltls_register(L, rt);
   ltimer_register(L, rt);
+  lchannel_register(L, rt);
+  lsemaphore_register(L, rt);
   return 1;
 }
