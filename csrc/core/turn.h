@@ -52,6 +52,7 @@ struct wait {
   double call_due;    /* the call's own share in due, without the connection's deadline */
   int why;            /* what ended the wait from outside (ERR_TIMEDOUT, ...); 0: look again */
   bool parked;
+  bool stays;   /* when its time is over it looks again, at its place, instead of leaving */
   bool outside; /* something outside the process may end this wait */
   bool held;    /* counts among turn.holds */
 };

@@ -28,7 +28,7 @@ static const struct opt serve_keys[] = {
     {"reuse_port", OPT_BOOL, offsetof(struct serve_opts, listen.reuse_port)},
     {"ipv6_only", OPT_BOOL, offsetof(struct serve_opts, listen.ipv6_only)},
     {"nodelay", OPT_BOOL, offsetof(struct serve_opts, conn.nodelay)},
-    {"keepalive", OPT_BOOL, offsetof(struct serve_opts, conn.keepalive)},
+    {"keepalive", OPT_ANY, 0},
     {"timeout", OPT_SECONDS, offsetof(struct serve_opts, conn.timeout)},
     {"framing", OPT_ANY, 0},
     {"limits", OPT_ANY, 0},

@@ -6,6 +6,7 @@ local core = require "lunewire.core"
 
 local wire = {
   CANCELED = core.CANCELED,
+  adopt = core.adopt,
   after = core.after,
   co = core.co,
   connect = core.connect,
