@@ -337,6 +337,7 @@ static bool read_ahead(struct conn *c) {
   }
   size_t have = buf_len(&c->in), got;
   if (have < CONN_READ_AHEAD && !c->in_end) {
+    if (counts_idleness(c)) t->now = turn_now(t); /* the poll that this runs in may have slept */
     if (read_once(c, t->page, CONN_READ_AHEAD - have, &got) != 0) return true;
     if (got && buf_append(&c->in, t->page, got) != 0) note_end(c, ERR_NOMEM);
   }
