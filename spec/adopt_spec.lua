@@ -238,8 +238,11 @@ describe("what wire.adopt cannot take", function()
       print(flags(4))
     ]]) .. "'")
     check_output(peer, table.concat({
-      "nil\tadopt descriptor 3: socket operation on non-socket\tENOTSOCK", "blocking\tinherited",
-      "nil\tadopt descriptor 4: not a stream socket\tEPROTOTYPE", "blocking\tinherited", "" }, "\n"))
+      "nil\tadopt descriptor 3: socket operation on non-socket\tENOTSOCK",
+      "blocking\tinherited",
+      "nil\tadopt descriptor 4: not a stream socket\tEPROTOTYPE",
+      "blocking\tinherited",
+      "" }, "\n"))
   end)
 
   it("is a socket that listens: ENOTCONN, and it goes on listening", function()

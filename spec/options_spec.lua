@@ -141,7 +141,7 @@ describe("conn:option", function()
 
   it("over a pipe is ENOTSUP, and the message names the option", function()
     local a = wire.pipe()
-    for _, name in ipairs { "nodelay", "keepalive", "linger", "recv_buffer", "send_buffer", "tos" } do
+    for name in ("nodelay keepalive linger recv_buffer send_buffer tos"):gmatch "%S+" do
       local message = fails("ENOTSUP", a:option(name))
       assert.is_truthy(message:find("option " .. name .. " pipe: ", 1, true))
     end

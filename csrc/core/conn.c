@@ -180,6 +180,16 @@ static void note_heard(struct conn *c) {
 
 static inline bool counts_idleness(const struct conn *c) { return c->idle_timeout < INFINITY; }
 
+/* What is read outside the usual course came now, however long ago the poll was. */
+static void freshen_now(const struct conn *c) {
+  if (counts_idleness(c)) c->turn->now = turn_now(c->turn);
+}
+
+void conn_try_link(struct conn *c) {
+  c->readable = true;
+  freshen_now(c);
+}
+
 void conn_set_idle_timeout(struct conn *c, double seconds) {
   if (!conn_is_open(c)) return;
   c->idle_timeout = (float)seconds;
@@ -337,7 +347,7 @@ static bool read_ahead(struct conn *c) {
   }
   size_t have = buf_len(&c->in), got;
   if (have < CONN_READ_AHEAD && !c->in_end) {
-    if (counts_idleness(c)) t->now = turn_now(t); /* the poll that this runs in may have slept */
+    freshen_now(c);
     if (read_once(c, t->page, CONN_READ_AHEAD - have, &got) != 0) return true;
     if (got && buf_append(&c->in, t->page, got) != 0) note_end(c, ERR_NOMEM);
   }

@@ -131,7 +131,7 @@ int conn_unread(struct conn *c, const char *data, size_t n);
 /* Somebody is about to wait for input. */
 void conn_want_input(struct conn *c);
 /* A call that will not wait: the next read tries the link though it reported nothing. */
-static inline void conn_try_link(struct conn *c) { c->readable = true; }
+void conn_try_link(struct conn *c);
 /* Another needs the page, or this connection gives it up: unread bytes move to `in`. */
 int conn_spill(struct conn *c);
 

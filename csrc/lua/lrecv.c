@@ -95,16 +95,12 @@ static int gathered(struct op *o, struct message *m) {
   return r == ERR_AGAIN ? ERR_TIMEDOUT : r;
 }
 
-/* A call that will not wait still takes what the system has by now; and that came now, however
- * long ago the loop last looked. */
+/* A call that will not wait still takes what the system has by now. */
 static void recv_begin(struct rt *rt, struct op *o) {
   struct conn *c = o->on;
-  double now;
   conn_begin(c, &o->f);
-  if (o->timeout <= 0) conn_try_link(c);
-  if (c->recv_due == INFINITY || c->recv_due > (now = turn_now(&rt->turn))) return;
-  rt->turn.now = now;
-  conn_try_link(c);
+  if (o->timeout <= 0 || (c->recv_due != INFINITY && c->recv_due <= turn_now(&rt->turn)))
+    conn_try_link(c);
 }
 
 int recv_wait(lua_State *L, struct rt *rt, struct op *o, struct message *m) {

@@ -25,6 +25,12 @@ end
 -- The peer is never silent for this long, but all in all it takes longer.
 local IDLE, PAUSE = 0.6, 0.25
 
+-- The loop does not turn, as in a long computation.
+local function busy(seconds)
+  local over = wire.now() + seconds
+  while wire.now() < over do end
+end
+
 local function basics(pair)
   describe("an idle timeout", function()
     it("ends a receive when nothing has come for so long", function()
@@ -94,6 +100,20 @@ local function basics(pair)
       assert.equal("two", b:recv_line())
       fails("ETIMEDOUT", b:recv_line())
       assert.equal("thr", b:recv(3))
+    end)
+
+    it("lets through what came while the loop did not turn, and counts from then", function()
+      local a, b = pair()
+      b:set_idle_timeout(0.2)
+      tools.put(a, "one\n")
+      busy(0.3)
+      assert.equal("one", b:recv_line())
+      timed_out(0.2, b.recv_line, b)
+      b:set_idle_timeout(0.2)
+      tools.put(a, "two")
+      busy(0.3)
+      assert.equal("two", b:recv_now())
+      timed_out(0.2, b.recv_line, b)
     end)
 
     it("ends iterators, and last_error tells", function()
