@@ -320,7 +320,7 @@ void conn_took(struct conn *c, const struct cut *cut) {
   if (!conn_is_open(c)) return; /* closed by a finalizer while the message was pushed */
   conn_consume(c, cut->take);
   c->messages_in++;
-  if (counts_idleness(c)) note_heard(c);
+  if (cut->take > 0 && counts_idleness(c)) note_heard(c);
 }
 
 int conn_skip(struct conn *c, const struct framing *f) {

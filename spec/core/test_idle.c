@@ -82,6 +82,17 @@ static void skipping(struct rig *r) {
 
 TEST(a_message_thrown_away_is_no_sign_of_life) { rig_over_both(skipping); }
 
+static void nothing_taken(struct rig *r) {
+  const struct framing none = {.kind = FRAMING_FIXED, .by_byte = true};
+  conn_set_idle_timeout(r->conn, 100);
+  double first = r->conn->recv_due;
+  turn_for(&r->turn, 0.02);
+  CHECK_TAKE(r, &none, "");
+  CHECK(r->conn->recv_due == first);
+}
+
+TEST(receiving_no_bytes_is_no_sign_of_life) { rig_over_both(nothing_taken); }
+
 /* The turn's clock stood still since before it was set. */
 static void never_backwards(struct rig *r) {
   arrive(r, "one\n");
