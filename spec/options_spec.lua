@@ -204,3 +204,24 @@ describe("the option keepalive of connect and listen", function()
     end
   end)
 end)
+
+describe("the option idle_timeout of serve", function()
+  it("ends the receives of a silent client, and no other's", function()
+    local codes = {}
+    local server = assert(wire.serve("127.0.0.1:0", { idle_timeout = 0.3 }, function(conn)
+      for line in conn:lines() do conn:send(line, "\n") end
+      codes[#codes + 1] = select(2, conn:last_error()) or "EOF"
+    end))
+    local silent, lively = wire.connect(server:addr()), wire.connect(server:addr())
+    for _ = 1, 2 do
+      lively:send "still here\n"
+      assert.equal("still here", lively:recv_line(5))
+    end
+    lively:close()
+    silent:send "a line without e"
+    fails("EOF", silent:recv(1, 5))
+    tools.await(function() return #codes == 2 end)
+    assert.same({ "EOF", "ETIMEDOUT" }, codes)
+    server:close()
+  end)
+end)

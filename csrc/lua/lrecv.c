@@ -43,6 +43,15 @@ static bool has_terminator(const struct framing *f) {
   return f->kind == FRAMING_LINE || f->kind == FRAMING_DELIMITER;
 }
 
+/* Between two messages of a connection whose server shuts down?  A reply is still awaited. */
+static bool is_drained(const struct op *o) {
+  const struct conn *c = o->on;
+  size_t n;
+  if (!c->draining || o->abandon) return false;
+  conn_input(c, &n);
+  return n == 0;
+}
+
 enum { SKIP_STEPS = 16 }; /* pieces of an over-long line thrown away in one go */
 
 /* Skipping can go on for as long as the peer sends: it gives way now and then. */
@@ -58,6 +67,7 @@ static int recv_try(lua_State *L, struct rt *rt, struct op *o, struct message *m
     }
     r = skips ? conn_skip(c, &o->f) : conn_take(c, &o->f, m);
     if (r == 0 && skips) continue;
+    if (r == ERR_AGAIN && is_drained(o)) return ERR_CLOSED;
     if (r != ERR_MSGSIZE || !(o->skip || skips)) return r;
     c->skipping = o->f.kind;
   }
@@ -73,12 +83,12 @@ static void gather_on(struct rt *rt, struct op *o, size_t n) {
   o->due = n && quiet < o->timeout ? quiet : o->timeout;
 }
 
-/* What is there, at least a byte; with a buffer wait, all that comes until the line is quiet,
- * which is when the wait's time is over.  o->f.count: how much was there when last looked at. */
-static int gather_try(struct rt *rt, struct op *o, struct message *m) {
+/* r: what the try gave, at best what is there.  With a buffer wait it is all that comes until
+ * the line is quiet, which is when the wait's time is over.  o->f.count: how much was there when
+ * last looked at. */
+static int gather(struct rt *rt, struct op *o, struct message *m, int r) {
   struct conn *c = o->on;
   size_t n;
-  int r = conn_take(c, &o->f, m);
   if (c->buffer_wait <= 0 || (r && r != ERR_AGAIN)) return r;
   if (o->f.max == SIZE_MAX) o->f.max = c->limits.all;
   const struct framing all = {.kind = FRAMING_ALL, .by_byte = true, .max = o->f.max};
@@ -95,11 +105,12 @@ static int gathered(struct op *o, struct message *m) {
   return r == ERR_AGAIN ? ERR_TIMEDOUT : r;
 }
 
-/* A call that will not wait still takes what the system has by now. */
+/* A call that will not wait, or may not, still takes what the system has by now. */
 static void recv_begin(struct rt *rt, struct op *o) {
   struct conn *c = o->on;
   conn_begin(c, &o->f);
-  if (o->timeout <= 0 || (c->recv_due != INFINITY && c->recv_due <= turn_now(&rt->turn)))
+  if (c->draining || o->timeout <= 0 ||
+      (c->recv_due != INFINITY && c->recv_due <= turn_now(&rt->turn)))
     conn_try_link(c);
 }
 
@@ -107,7 +118,9 @@ int recv_wait(lua_State *L, struct rt *rt, struct op *o, struct message *m) {
   int r;
   if (!o->waited) recv_begin(rt, o);
   for (;;) {
-    if ((r = op_turn(L, rt, o)) == 0) r = o->gathers ? gather_try(rt, o, m) : recv_try(L, rt, o, m);
+    bool mine = (r = op_turn(L, rt, o)) == 0;
+    if (mine) r = recv_try(L, rt, o, m);
+    if (mine && o->gathers) r = gather(rt, o, m, r);
     if (r != ERR_AGAIN) break;
     conn_want_input(o->on);
     if ((r = op_wait(L, rt, o)) != 0) break;
