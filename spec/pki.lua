@@ -23,7 +23,7 @@ local LEAVES = {
   impostor = { names = LOCAL, by = "impostor" },
   bare = { names = LOCAL, by = "intermediate" },
   chain = { names = LOCAL, by = "intermediate", chain = "intermediate" },
-  no_authority = { names = LOCAL, by = "leaf", chain = "leaf" },
+  no_authority = { subject = "below", names = LOCAL, by = "leaf", chain = "leaf" },
   client = { subject = "a client", names = LOCAL, usage = "clientAuth" },
   client_other_ca = { subject = "a client", usage = "clientAuth", by = "other" },
   client_expired = { subject = "a client", usage = "clientAuth", from = "20000101000000Z",

@@ -53,11 +53,11 @@ local SERVER_CERTIFICATES = {
   { "for no name but its common one (RFC 9525)", "nameless", "[Hh]ostname mismatch", "localhost" },
   { "of an authority that is not trusted", "other_ca", "unable to get local issuer" },
   { "of an authority that only has the name of ours", "impostor",
-    "unable to get local issuer" },
+    "certificate signature failure" },
   { "sent without its intermediate", "bare", "unable to get local issuer" },
   { "self-signed", "self_signed", "self.signed certificate" },
   { "issued by a certificate that is no authority", "no_authority", "invalid CA certificate" },
-  { "for clients only", "client", "unsupported certificate purpose" },
+  { "for clients only", "client", "certificate purpose" },
 }
 
 local GOOD_CERTIFICATES = {
@@ -99,7 +99,7 @@ local CLIENT_CERTIFICATES = {
   { "of an authority that is not trusted", "client_other_ca", "unable to get local issuer" },
   { "that has expired", "client_expired", "expired" },
   { "without its intermediate", "client_bare", "unable to get local issuer" },
-  { "for servers only", "server_only", "unsupported certificate purpose" },
+  { "for servers only", "server_only", "certificate purpose" },
   { "that it signed itself", "self_signed", "self.signed certificate" },
 }
 
@@ -251,7 +251,7 @@ describe("close_notify", function()
     server:close_write()
     near:send(far:recv_frame(PATIENCE))
     fails("EOF", client:recv(1, PATIENCE))
-    assert.is_true(client:send "still")
+    assert.equal(5, client:send "still")
     far:send(near:recv_frame(PATIENCE))
     assert.equal("still", server:recv(5, PATIENCE))
     far:close()
@@ -375,7 +375,7 @@ end
 local function hears(bytes, ends, timeout)
   local server <close> = assert(wire.serve("127.0.0.1:0", function(conn)
     conn:send(bytes)
-    if not ends then conn:chunks()() conn:recv(1) end
+    while not ends and conn:recv() do end -- luacheck: ignore
   end))
   local result, message, code = wire.connect(server:addr(), { tls = pki.client(), timeout = timeout })
   assert.is_nil(result)
@@ -524,7 +524,6 @@ describe("a peer that goes silent", function()
       local conn = assert(server:accept(PATIENCE))
       conn:send(flight:sub(1, cut))
       conn:flush()
-      conn:after(60, print) -- keeps it
       tasks[#tasks] = { tasks[#tasks], conn }
     end
     assert.is_true(#tasks > 5)
