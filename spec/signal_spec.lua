@@ -192,7 +192,6 @@ describe("a second signal", function()
       local client <close> = assert(wire.connect("127.0.0.1:" .. peer:line(), 5))
       client:send "ab"
       client:flush()
-      wire.sleep(0.05)
       peer:signal(name)
       assert.equal("down", peer:line())
       peer:signal(name)
@@ -402,8 +401,7 @@ describe("after wire.run", function()
       local after = dispositions()
       print(before == after or before .. " then " .. after)
     ]])
-    check("true
-", peer:output())
+    check("true\n", peer:output())
   end)
 
   it("a signal that was ignored before is ignored again", function()
@@ -416,8 +414,7 @@ describe("after wire.run", function()
         os.execute("trap '' TERM; exec lua5.4 " .. arg[0] .. " inner")
       end
     ]]
-    check("alive
-", peer:output())
+    check("alive\n", peer:output())
   end)
 
   it("a shutdown by a signal can be followed by another run", function()
