@@ -416,7 +416,8 @@ describe("server:on_error", function()
       conn:send "alive\n"
     end)
     server:on_error(function() error "second" end)
-    local a <close>, b <close> = clients.connect(server), clients.connect(server)
+    local a <close> = clients.connect(server)
+    local b <close> = clients.connect(server)
     a:send "die\n"
     clients.check_ended(a)
     b:send "live\n"

@@ -358,7 +358,8 @@ describe("a shutdown", function()
         end
       end
     end)
-    local idle <close>, client <close> = clients.connect(server), clients.connect(server)
+    local idle <close> = clients.connect(server)
+    local client <close> = clients.connect(server)
     idle:send "first\n"
     client:send "stop\n"
     assert.equal("stopped", client:read "a")
