@@ -82,12 +82,17 @@ static void on_closed(struct link *l) {
   c->link = NULL;
   c->state = CONN_CLOSED;
   c->turn->holds--; /* of leave_open() */
+  if (c->keeper) c->keeper->gone(c->keeper, c);
   conn_drop(c, CONN_OF_LOOP);
 }
 
-void conn_forget_server(struct turn *t, const void *server) {
-  for (struct conn *c = t->first_conn; c; c = c->next)
-    if (c->server == server) c->on_close = NULL;
+void conn_forget_keeper(struct turn *t, const struct keeper *k) {
+  for (struct conn *next, *c = t->first_conn; c; c = next) {
+    next = c->next;
+    if (c->keeper != k) continue;
+    c->keeper = NULL;
+    if (c->holders & CONN_OF_KEEPER) conn_drop(c, CONN_OF_KEEPER);
+  }
 }
 
 /* ---- the page -------------------------------------------------------------------- */
@@ -307,6 +312,14 @@ bool conn_reads_ahead(const struct conn *c) {
 void conn_want_input(struct conn *c) {
   if (conn_is_open(c) && !c->in_end)
     c->link->ops->want(c->link, LINK_IN | (c->blocked ? LINK_OUT : 0u));
+}
+
+/* Looks at the link once more: what the peer sent before is not lost. */
+void conn_drain(struct conn *c) {
+  if (!conn_is_open(c)) return;
+  c->draining = true;
+  conn_try_link(c);
+  waitq_wake_first(&c->readers);
 }
 
 int conn_unread(struct conn *c, const char *data, size_t n) {

@@ -22,7 +22,15 @@
 #include "turn.h"
 
 enum conn_state { CONN_OPEN, CONN_CLOSING, CONN_CLOSED };
-enum conn_holder { CONN_OF_LOOP = 1, CONN_OF_OWNER = 2, CONN_OF_VISIT = 4 };
+enum conn_holder { CONN_OF_LOOP = 1, CONN_OF_OWNER = 2, CONN_OF_VISIT = 4, CONN_OF_KEEPER = 8 };
+
+/* Who is told how a connection ends, if anybody is: its server.  It outlives the connection or
+ * is forgotten first (conn_forget_keeper).  Both functions may only mark and queue.  One that
+ * has something to do at the end holds the connection (CONN_OF_KEEPER) until that is done. */
+struct keeper {
+  void (*ended)(struct keeper *, struct conn *); /* no longer open; once */
+  void (*gone)(struct keeper *, struct conn *);  /* its link is closed */
+};
 
 struct conn_limits {
   size_t line, frame, all, high_water;
@@ -54,9 +62,8 @@ struct conn {
   struct timer timer;                    /* CLOSING: no progress, then no end */
   struct conn *next_visit, *prev, *next; /* in the turn's lists: visits, all */
   struct addr peer, local;
-  /* Once, when the connection is no longer open. May be NULL. */
-  void (*on_close)(struct conn *);
-  void *server;      /* on_close's own */
+  struct keeper *keeper;   /* may be NULL */
+  struct conn *next_ended; /* the keeper's own */
   uint64_t consumed; /* bytes taken off the input: tells whether somebody took some meanwhile */
   uint64_t bytes_in, bytes_out, messages_in, messages_out;
   double opened, last_active; /* last_active: CLOSING: when the peer last took something */
@@ -72,6 +79,7 @@ struct conn {
   bool link_closed;          /* CLOSING: the link was told to close */
   bool desync;               /* a message was too long to be received: no next one is known */
   bool owed;                 /* a reply that nobody waits for any more is still to come */
+  bool draining;             /* the server shuts down: no further message is awaited */
   bool accepted;             /* this end was accepted (a pipe: the second end), not dialled */
 };
 
@@ -107,6 +115,8 @@ void conn_took(struct conn *c, const struct cut *cut);
 /* Throws away a piece of an over-long line. 0: its end is behind us; ERR_MSGSIZE: there is more;
  * otherwise as conn_take. */
 int conn_skip(struct conn *c, const struct framing *f);
+/* The server shuts down: messages that have come are still received, then it is over. */
+void conn_drain(struct conn *c);
 /* What is buffered now. */
 const char *conn_input(const struct conn *c, size_t *n);
 void conn_consume(struct conn *c, size_t n);
@@ -148,8 +158,8 @@ int conn_close_write(struct conn *c);
 /* Has everything sent been handed to the system, FIN included, or been given up? */
 bool conn_is_flushed(const struct conn *c);
 
-/* The server goes away: connections that are still its own report to nobody. */
-void conn_forget_server(struct turn *t, const void *server);
+/* The keeper goes away: connections that are still its own report to nobody. */
+void conn_forget_keeper(struct turn *t, const struct keeper *k);
 
 /* ---- times and facts ------------------------------------------------------------- */
 

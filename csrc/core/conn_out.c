@@ -147,7 +147,7 @@ static void leave_open(struct conn *c) {
   buf_fini(&c->in);
   waitq_wake_all(&c->readers, ERR_CLOSED);
   waitq_wake_all(&c->writers, ERR_CLOSED);
-  if (c->on_close) c->on_close(c);
+  if (c->keeper) c->keeper->ended(c->keeper, c);
 }
 
 static void close_link(struct conn *c, bool reset) {

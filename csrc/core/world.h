@@ -42,6 +42,13 @@ struct lookup {
   void *request; /* the world's own */
 };
 
+/* Signals of the process.  The caller owns it until it was stopped. */
+struct signal_watch {
+  void (*fired)(struct signal_watch *); /* inside poll */
+  void *owner;
+  void *handle; /* the world's own; NULL: not watching */
+};
+
 struct world_ops {
   double (*now)(struct world *); /* monotonic seconds */
   /* Waits until something happens or the clock reads `until` (in the past: only looks), and
@@ -64,6 +71,13 @@ struct world_ops {
   /* done() will not run; harmless after it has. */
   void (*resolve_drop)(struct world *, struct lookup *);
   uint32_t (*random)(struct world *);
+  /* Reports each arrival of the signal; keeps no poll waiting.  once: only the first, from
+   * whose arrival on the system's default action holds again, however busy this process is.
+   * 0 or a code. */
+  int (*signal_start)(struct world *, struct signal_watch *, int signum, bool once);
+  /* fired() will not run; what the process did about the signal before holds again. Harmless
+   * when not watching. */
+  void (*signal_stop)(struct world *, struct signal_watch *);
   /* How many links, acceptors and lookups are not yet freed. */
   unsigned (*open)(struct world *);
   /* Everything must have been closed before; what is closing is waited for.  Frees it. */

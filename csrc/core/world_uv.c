@@ -14,6 +14,7 @@
 #include "platform.h"
 #include "resolve.h"
 #include "world.h"
+#include "world_uv_signal.h"
 
 enum {
   ACCEPT_TRIES = 16, /* clients that were gone before they were accepted, in a row */
@@ -25,6 +26,7 @@ struct world_uv {
   uv_loop_t loop;
   uv_timer_t timer; /* ends a poll; stopped between polls */
   struct resolver *resolver;
+  struct signals signals;
   unsigned open; /* links and acceptors not yet freed */
   unsigned fresh;
   uint32_t pool[RANDOM_POOL]; /* the first `fresh` are unused */
@@ -272,6 +274,18 @@ static uint32_t world_uv_random(struct world *base) {
   return w->pool[--w->fresh];
 }
 
+/* ---- signals --------------------------------------------------------------------- */
+
+static int world_uv_signal_start(struct world *base, struct signal_watch *s, int signum,
+                                 bool once) {
+  struct world_uv *w = world_of(base);
+  return signals_start(&w->signals, &w->loop, s, signum, once);
+}
+
+static void world_uv_signal_stop(struct world *base, struct signal_watch *s) {
+  signals_stop(&world_of(base)->signals, s);
+}
+
 /* ---- life ------------------------------------------------------------------------ */
 
 static unsigned world_uv_open_count(struct world *base) {
@@ -290,6 +304,7 @@ static void loop_close(struct world_uv *w) {
 static void world_uv_close(struct world *base) {
   struct world_uv *w = world_of(base);
   resolver_close(w->resolver);
+  signals_close(&w->signals);
   uv_close((uv_handle_t *)&w->timer, NULL);
   loop_close(w);
   free(w);
@@ -307,6 +322,8 @@ static const struct world_ops world_uv_ops = {
     .resolve = world_uv_resolve,
     .resolve_drop = world_uv_resolve_drop,
     .random = world_uv_random,
+    .signal_start = world_uv_signal_start,
+    .signal_stop = world_uv_signal_stop,
     .open = world_uv_open_count,
     .close = world_uv_close,
 };

@@ -26,7 +26,7 @@ struct conn *check_conn(lua_State *L, struct rt *rt, int idx) {
 }
 
 int lconn_new(lua_State *L) {
-  struct lconn *lc = lua_newuserdatauv(L, sizeof *lc, 2);
+  struct lconn *lc = lua_newuserdatauv(L, sizeof *lc, CONN_VALUES);
   lc->c = NULL;
   luaL_setmetatable(L, CONN_NAME);
   return lua_gettop(L);
@@ -56,15 +56,41 @@ int lconn_open(lua_State *L, struct rt *rt, int idx, struct link *l, const struc
 void lconn_set_framing(lua_State *L, int conn_idx, int idx) {
   struct lconn *lc = lua_touserdata(L, conn_idx);
   lua_pushvalue(L, idx);
-  lua_setiuservalue(L, conn_idx, 1);
+  lua_setiuservalue(L, conn_idx, CONN_FRAMING);
   lc->c->framing = to_framing(L, idx);
 }
 
+/* A Conn whose server has still to hear of its end lives on until then. */
+static bool lives_on(lua_State *L, struct rt *rt, struct lconn *lc) {
+  conn_close(lc->c);
+  if (!(lc->c->holders & CONN_OF_KEEPER)) return false;
+  luaL_setmetatable(L, CONN_NAME); /* to be finalized again */
+  lconn_remember(L, rt, 1);
+  return true;
+}
+
 static int lconn_gc(lua_State *L) {
+  struct rt *rt = lua_touserdata(L, lua_upvalueindex(1));
   struct lconn *lc = lua_touserdata(L, 1);
-  if (lc->c) conn_drop(lc->c, CONN_OF_OWNER);
+  lua_settop(L, 1);
+  if (!lc->c || (!rt->closed && lives_on(L, rt, lc))) return 0;
+  if (!rt->closed) conn_drop(lc->c, CONN_OF_OWNER);
   lc->c = NULL;
   return 0;
+}
+
+void lconn_remember(lua_State *L, struct rt *rt, int idx) {
+  struct lconn *lc = lua_touserdata(L, idx);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, rt->conns);
+  lua_pushvalue(L, idx);
+  lua_rawsetp(L, -2, lc->c);
+  lua_pop(L, 1);
+}
+
+void lconn_push(lua_State *L, struct rt *rt, const struct conn *c) {
+  lua_rawgeti(L, LUA_REGISTRYINDEX, rt->conns);
+  lua_rawgetp(L, -1, c);
+  lua_remove(L, -2);
 }
 
 /* ---- options of whoever makes connections ----------------------------------------- */
@@ -103,6 +129,16 @@ int conn_failed(lua_State *L, struct conn *c, const char *what, int code) {
   push_text(L, c, &c->failure);
   lua_pushstring(L, err_name(code));
   return 3;
+}
+
+void conn_push_failure(lua_State *L, const struct conn *c) {
+  if (!c->failure.code) {
+    lua_pushnil(L);
+    lua_pushnil(L);
+    return;
+  }
+  push_text(L, c, &c->failure);
+  lua_pushstring(L, err_name(c->failure.code));
 }
 
 /* conn:last_error() -> message, code of the last receive that failed; nothing after a clean end */

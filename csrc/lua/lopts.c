@@ -155,10 +155,15 @@ void refuse_in_finalizer(lua_State *L, const char *what) {
     luaL_error(L, "%s: cannot be called in a finalizer; start a task with wire.spawn", what);
 }
 
-void check_callable(lua_State *L, int idx) {
-  if (lua_isfunction(L, idx)) return;
-  if (luaL_getmetafield(L, idx, "__call") == LUA_TNIL) luaL_typeerror(L, idx, "function");
+bool is_callable(lua_State *L, int idx) {
+  if (lua_isfunction(L, idx)) return true;
+  if (luaL_getmetafield(L, idx, "__call") == LUA_TNIL) return false;
   lua_pop(L, 1);
+  return true;
+}
+
+void check_callable(lua_State *L, int idx) {
+  if (!is_callable(L, idx)) luaL_typeerror(L, idx, "function");
 }
 
 size_t check_count(lua_State *L, int idx) {

@@ -43,6 +43,15 @@ static bool has_terminator(const struct framing *f) {
   return f->kind == FRAMING_LINE || f->kind == FRAMING_DELIMITER;
 }
 
+/* Between two messages of a connection whose server shuts down?  A reply is still awaited. */
+static bool is_drained(const struct op *o) {
+  const struct conn *c = o->on;
+  size_t n;
+  if (!c->draining || o->abandon) return false;
+  conn_input(c, &n);
+  return n == 0;
+}
+
 enum { SKIP_STEPS = 16 }; /* pieces of an over-long line thrown away in one go */
 
 /* Skipping can go on for as long as the peer sends: it gives way now and then. */
@@ -58,16 +67,18 @@ static int recv_try(lua_State *L, struct rt *rt, struct op *o, struct message *m
     }
     r = skips ? conn_skip(c, &o->f) : conn_take(c, &o->f, m);
     if (r == 0 && skips) continue;
+    if (r == ERR_AGAIN && is_drained(o)) return ERR_CLOSED;
     if (r != ERR_MSGSIZE || !(o->skip || skips)) return r;
     c->skipping = o->f.kind;
   }
 }
 
-/* A call that will not wait still takes what the system has by now. */
+/* A call that will not wait, or may not, still takes what the system has by now. */
 static void recv_begin(struct rt *rt, struct op *o) {
   struct conn *c = o->on;
   conn_begin(c, &o->f);
-  if (o->timeout <= 0 || (c->recv_deadline != INFINITY && c->recv_deadline <= turn_now(&rt->turn)))
+  if (c->draining || o->timeout <= 0 ||
+      (c->recv_deadline != INFINITY && c->recv_deadline <= turn_now(&rt->turn)))
     conn_try_link(c);
 }
 

@@ -157,7 +157,7 @@ static int run_main_task(lua_State *L, struct rt *rt) {
   check_callable(L, 1);
   struct task *t = task_spawn(L, rt, lua_gettop(L) - 1, 0);
   t->awaited = true;
-  rt_drive_until(L, rt, main_is_over, t);
+  rt_run(L, rt, main_is_over, t);
   t->awaited = task_ended(t);
   if (t->status == TASK_DONE) return push_results(L, t) - 1; /* without the leading true */
   if (task_ended(t)) return main_task_failed(L, t);
@@ -174,8 +174,22 @@ static int l_run(lua_State *L) {
   refuse_in_finalizer(L, "run");
   rt->stopped = false;
   if (!lua_isnone(L, 1)) return run_main_task(L, rt);
-  rt_drive_until(L, rt, is_stopped, rt);
+  rt_run(L, rt, is_stopped, rt);
   return 0;
+}
+
+/* core.tasks() -> list of all tasks that have not ended, but the caller's */
+static int l_tasks(lua_State *L) {
+  struct rt *rt = rt_of(L);
+  lua_newtable(L);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, rt->anchors);
+  for (lua_pushnil(L); lua_next(L, 2); lua_settop(L, 3)) {
+    const struct task *t = luaL_testudata(L, -1, TASK_NAME);
+    if (!t || t == rt->running) continue;
+    lua_rawseti(L, 1, (lua_Integer)lua_rawlen(L, 1) + 1);
+  }
+  lua_settop(L, 1);
+  return 1;
 }
 
 /* wire.stop() */
@@ -222,8 +236,8 @@ static void set_canceled(lua_State *L) {
 
 void ltask_register(lua_State *L, struct rt *rt) {
   static const luaL_Reg functions[] = {
-      {"spawn", l_spawn}, {"sleep", l_sleep},       {"now", l_now}, {"run", l_run},
-      {"stop", l_stop},   {"on_error", l_on_error}, {NULL, NULL}};
+      {"spawn", l_spawn}, {"sleep", l_sleep},       {"now", l_now},     {"run", l_run},
+      {"stop", l_stop},   {"on_error", l_on_error}, {"tasks", l_tasks}, {NULL, NULL}};
   rt_setfuncs(L, rt, functions);
   set_canceled(L);
 }

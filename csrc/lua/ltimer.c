@@ -81,7 +81,7 @@ static int timer_fire(lua_State *L) {
 
 static void timer_run(struct job *j) {
   struct ltimer *lt = timer_of_job(j);
-  rt_protect(lt->rt, timer_fire, lt);
+  rt_protect(lt->rt->driver, timer_fire, lt);
 }
 
 /* ---- methods ---------------------------------------------------------------------- */

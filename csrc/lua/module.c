@@ -64,6 +64,8 @@ int luaopen_lunewire_core(lua_State *L) {
   ldial_register(L, rt);
   lresolve_register(L, rt);
   lserver_register(L, rt);
+  llisten_register(L, rt);
+  lsignal_register(L, rt);
   ltimer_register(L, rt);
   return 1;
 }

@@ -27,6 +27,7 @@ static int op_continue(lua_State *L, int status, lua_KContext ctx) {
 }
 
 static bool may_wait(lua_State *L, const struct rt *rt) {
+  if (rt->in_hook) return false;
   if (rt->running) return L == rt->current && lua_isyieldable(L);
   return !rt->driver && !rt->closed && !in_finalizer(L);
 }
@@ -91,7 +92,7 @@ static int raise_cannot_wait(lua_State *L, const struct rt *rt, const char *what
   if (rt->closed) return luaL_error(L, "%s: cannot wait: the Lua state is closing", what);
   if (in_finalizer(L))
     return luaL_error(L, "%s: cannot wait inside a finalizer; start a task with wire.spawn", what);
-  if (!rt->running)
+  if (!rt->running || rt->in_hook)
     return luaL_error(L,
                       "%s: cannot wait here: the loop is running this (a hook); "
                       "start a task with wire.spawn",

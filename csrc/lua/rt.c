@@ -36,8 +36,7 @@ void rt_drive_until(lua_State *L, struct rt *rt, bool (*done)(void *), void *arg
   while (!done(arg) && rt_step(L, rt)) continue;
 }
 
-void rt_protect(struct rt *rt, lua_CFunction f, void *p) {
-  lua_State *L = rt->driver;
+void rt_protect(lua_State *L, lua_CFunction f, void *p) {
   lua_pushcfunction(L, f);
   lua_pushlightuserdata(L, p);
   if (lua_pcall(L, 1, 0, 0) == LUA_OK) return;
@@ -73,13 +72,19 @@ static struct rt *rt_new(lua_State *L) {
   struct rt *rt = lua_newuserdatauv(L, sizeof *rt, 0);
   memset(rt, 0, sizeof *rt);
   rt->closed = true;
-  rt->on_error = LUA_NOREF;
+  rt->on_error = rt->quit.fn = LUA_NOREF;
   lua_createtable(L, 0, 1);
   lua_pushcfunction(L, rt_gc);
   lua_setfield(L, -2, "__gc");
   lua_setmetatable(L, -2);
   lua_newtable(L);
   rt->anchors = luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_newtable(L);
+  lua_createtable(L, 0, 1);
+  lua_pushliteral(L, "v");
+  lua_setfield(L, -2, "__mode");
+  lua_setmetatable(L, -2);
+  rt->conns = luaL_ref(L, LUA_REGISTRYINDEX);
   return rt;
 }
 

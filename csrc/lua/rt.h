@@ -17,6 +17,7 @@
 #include "../core/server.h"
 #include "../core/turn.h"
 
+struct lserver;
 struct rt;
 
 /* A call that may have to wait: its arguments, parsed once.  Lives on the C stack until it
@@ -57,12 +58,22 @@ struct task {
   struct rt *rt;
   lua_State *co;
   struct waitq joiners;
+  struct lserver *serves;  /* whose handler or hook it is, or NULL */
   int ref;                 /* its anchor */
   uint16_t calls;          /* served in this turn without waiting */
   uint8_t status, outcome; /* outcome: the status that its end will give it */
   bool started, canceled;
   bool reporting; /* its on_error function runs, or it runs one for another */
   bool awaited;   /* wire.run returns its results: its error is not an uncaught one */
+};
+
+/* What ends wire.run from outside: lsignal.c. */
+struct quit {
+  struct signal_watch watches[2]; /* SIGINT, SIGTERM */
+  struct job job;
+  unsigned replaced[2]; /* how many handlers of the user's there are for each */
+  int fn;               /* registry reference of what runs then, or LUA_NOREF */
+  bool running, begun;
 };
 
 struct rt {
@@ -73,10 +84,14 @@ struct rt {
   lua_State *driver;         /* who drives, or NULL */
   const void *conn_metatable;
   int anchors;  /* registry reference: a table of what lives without its user */
+  int conns;    /* registry reference: connection -> its Conn, weak */
   int on_error; /* registry reference of the user's function, or LUA_NOREF */
   unsigned tasks, timers;
   uint16_t main_calls;
   bool main_woken, stopped, closed;
+  bool in_hook;            /* a function of the user's runs that must not wait */
+  struct lserver *servers; /* that listen */
+  struct quit quit;
 };
 
 /* Raises once the state is closing and the loop is gone: a finalizer of the user's may run after
@@ -98,10 +113,12 @@ struct rt *rt_open(lua_State *L);
 /* Keeps the value at the top alive until released: [-1, +0] -> reference. */
 int rt_anchor(lua_State *L, struct rt *rt);
 void rt_release(lua_State *L, struct rt *rt, int ref);
-/* Runs f(p) with errors kept from the caller: they are reported. For jobs. */
-void rt_protect(struct rt *rt, lua_CFunction f, void *p);
+/* Runs f(p) with errors kept from the caller: they are reported. For jobs, on the driver. */
+void rt_protect(lua_State *L, lua_CFunction f, void *p);
 /* Runs turns until done(arg), outside any task. */
 void rt_drive_until(lua_State *L, struct rt *rt, bool (*done)(void *), void *arg);
+/* The same as wire.run does it: signals end it. */
+void rt_run(lua_State *L, struct rt *rt, bool (*done)(void *), void *arg);
 /* Is the caller a task, or something that a task runs? */
 static inline bool rt_in_task(const struct rt *rt) { return rt->running != NULL; }
 
@@ -110,7 +127,18 @@ static inline bool rt_in_task(const struct rt *rt) { return rt->running != NULL;
 /* [-(1 + nargs), +1]  Pops a function and its arguments, pushes a new Task, ready to run.
  * closes: stack index of the Conn that is closed when the task ends, or 0. */
 struct task *task_spawn(lua_State *L, struct rt *rt, int nargs, int closes);
+/* [-0, +1] The Conn that ends with the task, or nil and NULL. */
+const struct lconn *task_push_own_conn(lua_State *L, const struct task *t);
+/* [-0, +1] What an uncaught error goes to. */
+void task_push_reporter(lua_State *L, const struct rt *rt);
 static inline bool task_ended(const struct task *t) { return t->status >= TASK_DONE; }
+
+/* ---- lserve.c --------------------------------------------------------------------- */
+
+/* The server's on_error function: [-0, +1], or false and nothing is pushed. */
+bool serve_push_on_error(lua_State *L, const struct lserver *ls);
+/* The task of a handler or hook has ended. */
+void serve_task_ended(struct lserver *ls);
 
 /* ---- op.c ------------------------------------------------------------------------ */
 
@@ -179,6 +207,7 @@ struct call_opts call_opts_read(lua_State *L, int idx, const struct conn *c,
 
 /* A count at idx: an integer >= 0; nil, negative and other types raise. */
 size_t check_count(lua_State *L, int idx);
+bool is_callable(lua_State *L, int idx);
 /* A function or something callable at idx; raises otherwise. */
 void check_callable(lua_State *L, int idx);
 /* Seconds at idx; nan raises. none or nil: otherwise. */
@@ -193,6 +222,8 @@ int check_address(lua_State *L, int idx, char host[ADDR_HOST_MAX], uint16_t *por
 int push_failure(lua_State *L, const char *what, const char *who, const char *detail, int code);
 
 /* ---- lconn.c, lrecv.c, lsend.c, lframing.c --------------------------------------- */
+
+enum { CONN_FRAMING = 1, CONN_SERVER, CONN_VALUES = CONN_SERVER }; /* user values */
 
 struct lconn {
   struct conn *c; /* NULL only while it is being made */
@@ -218,6 +249,12 @@ int lconn_new(lua_State *L);
  * framing at index f (nil: none). 0 or ERR_NOMEM. */
 int lconn_open(lua_State *L, struct rt *rt, int idx, struct link *l, const struct addr *peer,
                const struct conn_opts *o, int f);
+/* The Conn at idx can be found again by its connection, as long as it is alive. */
+void lconn_remember(lua_State *L, struct rt *rt, int idx);
+/* [-0, +1] The Conn of a connection that was remembered, or nil. */
+void lconn_push(lua_State *L, struct rt *rt, const struct conn *c);
+/* [-0, +2] message, code of its last failure, or nil, nil. */
+void conn_push_failure(lua_State *L, const struct conn *c);
 /* Attaches the framing at idx (userdata, table or nil) to the Conn at conn_idx. */
 void lconn_set_framing(lua_State *L, int conn_idx, int idx);
 
@@ -268,7 +305,9 @@ void lco_register(lua_State *L, struct rt *rt);
 void lconn_register(lua_State *L, struct rt *rt);
 void ldial_register(lua_State *L, struct rt *rt);
 void lresolve_register(lua_State *L, struct rt *rt);
+void llisten_register(lua_State *L, struct rt *rt);
 void lserver_register(lua_State *L, struct rt *rt);
+void lsignal_register(lua_State *L, struct rt *rt);
 void ltimer_register(lua_State *L, struct rt *rt);
 void lframing_register(lua_State *L, struct rt *rt);
 

@@ -101,12 +101,33 @@ static int report_to_stderr(lua_State *L) {
   return 0;
 }
 
-/* [-0, +1] What an uncaught error goes to. */
-static void push_reporter(lua_State *L, const struct rt *rt) {
+void task_push_reporter(lua_State *L, const struct rt *rt) {
   if (rt->on_error == LUA_NOREF)
     lua_pushcfunction(L, report_to_stderr);
   else
     lua_rawgeti(L, LUA_REGISTRYINDEX, rt->on_error);
+}
+
+const struct lconn *task_push_own_conn(lua_State *L, const struct task *t) {
+  push_task(L, t);
+  lua_getiuservalue(L, -1, 3);
+  lua_remove(L, -2);
+  return lua_touserdata(L, -1);
+}
+
+static void push_reporter(lua_State *L, const struct task *t) {
+  if (!t->serves || !serve_push_on_error(L, t->serves)) task_push_reporter(L, t->rt);
+}
+
+/* [-0, +1] The third argument of what its error goes to: the connection, if the server has a
+ * function for that, otherwise the task. */
+static void push_subject(lua_State *L, const struct task *t) {
+  if (t->serves && serve_push_on_error(L, t->serves)) {
+    lua_pop(L, 1);
+    if (task_push_own_conn(L, t)) return;
+    lua_pop(L, 1);
+  }
+  push_task(L, t);
 }
 
 /* ---- the body --------------------------------------------------------------------- */
@@ -140,20 +161,18 @@ static int body_failed(lua_State *L, struct task *t) {
     return 2;
   }
   t->reporting = true;
-  push_reporter(L, t->rt);
+  push_reporter(L, t);
   lua_pushvalue(L, -3);
   lua_pushvalue(L, -3);
-  push_task(L, t);
+  push_subject(L, t);
   return after_report(L, lua_pcallk(L, 3, 0, 0, 0, after_report), 0);
 }
 
 /* However a task ends, the connection that it served ends with it. */
 static void close_own_conn(lua_State *L, const struct task *t) {
-  push_task(L, t);
-  lua_getiuservalue(L, -1, 3);
-  const struct lconn *own = lua_touserdata(L, -1);
+  const struct lconn *own = task_push_own_conn(L, t);
   if (own) conn_close(own->c);
-  lua_pop(L, 2);
+  lua_pop(L, 1);
 }
 
 static int body_end(lua_State *L, int status, lua_KContext ctx) {
@@ -185,6 +204,7 @@ static int task_body(lua_State *L) {
 
 static void task_end(struct task *t) {
   struct rt *rt = t->rt;
+  if (t->serves) serve_task_ended(t->serves);
   t->status = t->outcome;
   waitq_wake_all(&t->joiners, 0);
   wait_fini(&t->w.wait);
@@ -203,12 +223,13 @@ static void task_end_unstarted(struct task *t) {
 /* Protected: the report of a task whose coroutine is dead runs in a task of its own. */
 static int spawn_report(lua_State *L) {
   struct task *t = lua_touserdata(L, 1);
-  push_reporter(L, t->rt);
+  push_reporter(L, t);
   lua_pushvalue(t->co, 1);
   lua_xmove(t->co, L, 1);
   push_task(L, t);
   lua_getiuservalue(L, -1, 2);
-  lua_insert(L, -2);
+  lua_remove(L, -2);
+  push_subject(L, t);
   task_spawn(L, t->rt, 3, 0)->reporting = true;
   return 0;
 }
@@ -233,14 +254,14 @@ static int note_stray(lua_State *L) {
 /* The task ended outside its body: Lua's own yield, which nobody could ever resume, or no
  * memory for the body itself. */
 static void task_broke(struct task *t, bool stray) {
-  if (stray) rt_protect(t->rt, note_stray, t);
+  if (stray) rt_protect(t->rt->driver, note_stray, t);
   close_own_conn(t->rt->driver, t);
   if (!stray) lua_resetthread(t->co);
   t->outcome = TASK_FAILED;
   if (t->reporting)
     complain(STRAY_YIELD);
   else if (!t->joiners.first && !t->awaited)
-    rt_protect(t->rt, spawn_report, t);
+    rt_protect(t->rt->driver, spawn_report, t);
 }
 
 static void task_run(struct job *j) {

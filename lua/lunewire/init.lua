@@ -3,6 +3,7 @@
 -- @module lunewire
 
 local core = require "lunewire.core"
+local quit = require "lunewire.quit"
 
 local wire = {
   CANCELED = core.CANCELED,
@@ -13,6 +14,7 @@ local wire = {
   framing = core.framing,
   now = core.now,
   on_error = core.on_error,
+  on_signal = core.on_signal,
   pipe = core.pipe,
   resolve = core.resolve,
   run = core.run,
@@ -46,17 +48,31 @@ local function protected(level, f, ...)
 end
 
 -- A name stands for the first of its addresses; what is no address is left for the core to
--- refuse.
-local function to_numeric(addr)
-  local host, port, numeric = protected(3, core.split_address, addr)
+-- refuse. The user stands `level` functions up.
+local function to_numeric(addr, level)
+  local host, port, numeric = protected(level, core.split_address, addr)
   if host == nil or numeric then return addr end
   local list, message, code = core.resolve(host)
   if not list then return nil, message, code end
   return { host = list[1], port = port }
 end
 
+local function is_list(addr) return type(addr) == "table" and #addr > 0 end
+
+-- The same for a list of addresses.
+local function all_numeric(addr)
+  if not is_list(addr) then return to_numeric(addr, 3) end
+  local list = {}
+  for i, one in ipairs(addr) do
+    local numeric, message, code = to_numeric(one, 4)
+    if not numeric then return nil, message, code end
+    list[i] = numeric
+  end
+  return list
+end
+
 local function listen(addr, opts, handler)
-  local numeric, message, code = to_numeric(addr)
+  local numeric, message, code = all_numeric(addr)
   if not numeric then return nil, message, code end
   local server -- no tail call: the level counts this function
   server, message, code = protected(2, core.listen, numeric, opts, handler)
@@ -64,24 +80,38 @@ local function listen(addr, opts, handler)
 end
 
 --- Listens for connections that are taken by `server:accept()`.
--- A host name is resolved first, which may wait.
--- @param addr where to listen: "host:port", ":port" for all interfaces, IPv4 and IPv6, or
---   {host=, port=}; port 0 asks the system for a free one
--- @param[opt] opts backlog (511), reuse_port, ipv6_only, nodelay (true), keepalive (true),
---   framing, limits, timeout (seconds, of each receive and send)
--- @return a Server; or nil, message, code
+-- A host name is resolved first.
+-- @function wire.listen
+-- @tparam string|table addr where to listen: "host:port", ":port" for all interfaces, IPv4 and
+--   IPv6, or {host=, port=}; or a list of them, all or none; port 0 asks the system for a free one
+-- @tparam[opt] table opts `backlog` (511), `reuse_port`, `ipv6_only`, `max_conns` (10000; above it
+--   accepting pauses), `nodelay` (true), `keepalive` (true), `framing`, `limits`; of each
+--   connection `timeout` and `idle_timeout` (seconds); `drain_timeout` (10, seconds, of shutdown);
+--   `on_accept(conn)`, which must not wait, and refuses by returning false;
+--   `on_close(conn, message, code)`, once for each connection not refused, with its last failure
+--   if there was one; `on_shutdown(server)`. The last two run in tasks of their own.
+-- @treturn Server
+-- @codes EADDRINUSE, EADDRNOTAVAIL, EACCES, EINVAL, ENOTFOUND, EMFILE
+-- @waits for the name only
+-- @raise for an unknown option
 function wire.listen(addr, opts) return listen(addr, opts) end
 
 --- Serves each connection to an address by a handler in a task of its own.
 -- The connection is closed when the handler returns; an error in it ends that connection
 -- alone and goes to `on_error`.
--- @param addr as of `listen`
--- @param[opt] opts as of `listen`
--- @param handler `function(conn, server)`
--- @return a Server that is accepting already; or nil, message, code
+-- @function wire.serve
+-- @tparam string|table addr as of `listen`
+-- @tparam[opt] table opts as of `listen`
+-- @tparam function handler `handler(conn, server)`, something callable, or {object, "method"}
+-- @treturn Server that is accepting already
+-- @codes as of `listen`
+-- @waits for the name only
+-- @raise for an unknown option
 function wire.serve(addr, opts, handler)
   if handler == nil then opts, handler = nil, opts end
   return listen(addr, opts, to_handler(handler))
 end
+
+core.on_quit(quit)
 
 return wire

@@ -184,21 +184,34 @@ TEST(receiving_outlives_the_end_of_sending) { rig_over_both(half); }
 
 /* ---- closing --------------------------------------------------------------------- */
 
-static void count_close(struct conn *c) { ++*(int *)c->server; }
+/* Counts what it is told. */
+struct counter {
+  struct keeper keeper;
+  int ended, gone;
+};
+
+static void count_ended(struct keeper *k, struct conn *c) {
+  CHECK(!conn_is_open(c));
+  ((struct counter *)(void *)k)->ended++;
+}
+
+static void count_gone(struct keeper *k, struct conn *c) {
+  CHECK_EQ(c->state, CONN_CLOSED);
+  ((struct counter *)(void *)k)->gone++;
+}
 
 static void close_softly(struct rig *r) {
-  int closes = 0;
+  struct counter closes = {.keeper = {.ended = count_ended, .gone = count_gone}};
   struct message m;
   struct waiter writer;
   waiter_init(&writer, &r->turn);
-  r->conn->on_close = count_close;
-  r->conn->server = &closes;
+  r->conn->keeper = &closes.keeper;
   waiter_park(&r->reader, &r->conn->readers, INFINITY, true);
   waiter_park(&writer, &r->conn->writers, INFINITY, true);
   put(r->conn, "bye");
   conn_close(r->conn);
   conn_close(r->conn);
-  CHECK_EQ(closes, 1);
+  CHECK_EQ(closes.ended, 1);
   CHECK_EQ(conn_take(r->conn, &raw, &m), ERR_CLOSED);
   CHECK_EQ(conn_cannot_send(r->conn), ERR_CLOSED);
   CHECK_EQ(conn_close_write(r->conn), ERR_CLOSED);
@@ -210,7 +223,8 @@ static void close_softly(struct rig *r) {
   CHECK(conn_is_flushed(r->conn));
   if (r->peer.link) probe_close(&r->peer, false);
   TURN_UNTIL(&r->turn, r->conn->state == CONN_CLOSED);
-  CHECK_EQ(closes, 1);
+  CHECK_EQ(closes.ended, 1);
+  CHECK_EQ(closes.gone, 1);
   CHECK_EQ(r->turn.holds, 0);
 }
 
@@ -256,14 +270,13 @@ static void deliver_much(struct rig *r) {
 TEST(a_close_waits_until_the_peer_took_everything) { rig_over_both(deliver_much); }
 
 static void reset_twice(struct rig *r) {
-  int closes = 0;
-  r->conn->on_close = count_close;
-  r->conn->server = &closes;
+  struct counter closes = {.keeper = {.ended = count_ended, .gone = count_gone}};
+  r->conn->keeper = &closes.keeper;
   put(r->conn, "never sent");
   conn_reset(r->conn);
   conn_reset(r->conn);
   conn_close(r->conn);
-  CHECK_EQ(closes, 1);
+  CHECK_EQ(closes.ended, 1);
   CHECK_EQ(peer_end(r), ERR_RESET);
   TURN_UNTIL(&r->turn, r->conn->state == CONN_CLOSED);
 }

@@ -17,10 +17,10 @@ struct stand {
 static void stand_open(struct stand *s) {
   const struct listen_opts opts = {.backlog = 64};
   struct addr at = probe_ip("127.0.0.1", 0);
+  int failed;
   *s = (struct stand){.far = probe_world()};
   turn_open(&s->turn);
-  CHECK_EQ(server_open(&s->server, &s->turn, &at, &opts), 0);
-  s->server.owner = s;
+  CHECK_EQ(server_open(&s->server, &s->turn, &at, 1, &opts, &failed), 0);
   CHECK(server_is_open(&s->server));
   CHECK_EQ(s->turn.servers, 1);
 }
@@ -28,7 +28,7 @@ static void stand_open(struct stand *s) {
 /* All clients are connected as far as they can tell. */
 static void stand_dial(struct stand *s, int n) {
   for (; s->dialled < n; s->dialled++)
-    CHECK_EQ(probe_dial(s->far, &s->clients[s->dialled], &s->server.at), 0);
+    CHECK_EQ(probe_dial(s->far, &s->clients[s->dialled], &s->server.listeners[0].at), 0);
 }
 
 static int stand_accept(struct stand *s) {
@@ -49,17 +49,21 @@ static void accept_all(struct stand *s) {
 static void stand_end(struct stand *s) {
   for (int i = 0; i < s->dialled; i++) probe_close(&s->clients[i], true);
   for (int i = 0; i < s->accepted; i++) probe_close(&s->taken[i], true);
-  server_close(&s->server);
+  server_fini(&s->server);
   CHECK(!server_is_open(&s->server));
   turn_end(&s->turn);
   probe_world_end(s->far);
 }
 
-static void announce(struct server *server) { ((struct stand *)server->owner)->announced++; }
+static struct stand *stand_of(struct server *s) {
+  return (struct stand *)(void *)((char *)s - offsetof(struct stand, server));
+}
+
+static void announce(struct server *server) { stand_of(server)->announced++; }
 
 static void serve(struct server *server) {
   announce(server);
-  accept_all(server->owner);
+  accept_all(stand_of(server));
 }
 
 static void serve_last(struct server *server) {
@@ -72,8 +76,8 @@ static void serve_last(struct server *server) {
 TEST(a_free_port_is_known_once_it_is_open) {
   struct stand s;
   stand_open(&s);
-  CHECK(s.server.at.port != 0);
-  CHECK_EQ(s.server.at.kind, ADDR_IP4);
+  CHECK(s.server.listeners[0].at.port != 0);
+  CHECK_EQ(s.server.listeners[0].at.kind, ADDR_IP4);
   CHECK_EQ(stand_accept(&s), ERR_AGAIN);
   CHECK_EQ(s.turn.holds, 0);
   CHECK(!turn_alive(&s.turn));
@@ -83,9 +87,11 @@ TEST(a_free_port_is_known_once_it_is_open) {
 TEST(a_port_that_is_taken_leaves_no_server) {
   const struct listen_opts opts = {.backlog = 8};
   struct server second;
+  int failed;
   struct stand s;
   stand_open(&s);
-  CHECK_EQ(server_open(&second, &s.turn, &s.server.at, &opts), UV__EADDRINUSE);
+  CHECK_EQ(server_open(&second, &s.turn, &s.server.listeners[0].at, 1, &opts, &failed),
+           UV__EADDRINUSE);
   CHECK(!server_is_open(&second));
   CHECK_EQ(s.turn.servers, 1);
   server_close(&second);
@@ -257,5 +263,61 @@ TEST(serving_may_begin_when_clients_wait_already) {
   turn_once(&s.turn); /* nobody accepts: the interest is dropped */
   server_serve(&s.server, serve);
   TURN_UNTIL(&s.turn, s.accepted == 1);
+  stand_end(&s);
+}
+
+/* ---- more than one listening socket ------------------------------------------------ */
+
+TEST(all_addresses_are_listened_on_or_none) {
+  const struct listen_opts opts = {.backlog = 8};
+  struct server several;
+  struct stand s;
+  int failed = -1;
+  stand_open(&s);
+  const struct addr at[] = {probe_ip("127.0.0.1", 0), s.server.listeners[0].at,
+                            probe_ip("127.0.0.1", 0)};
+  unsigned open = s.turn.world->ops->open(s.turn.world);
+  CHECK_EQ(server_open(&several, &s.turn, at, 3, &opts, &failed), UV__EADDRINUSE);
+  CHECK_EQ(failed, 1);
+  CHECK(!server_is_open(&several));
+  CHECK_EQ(s.turn.servers, 1);
+  TURN_UNTIL(&s.turn, s.turn.world->ops->open(s.turn.world) == open);
+  stand_end(&s);
+}
+
+TEST(each_listening_socket_gets_its_turn) {
+  const struct listen_opts opts = {.backlog = 8};
+  const struct addr at[] = {probe_ip("127.0.0.1", 0), probe_ip("127.0.0.1", 0)};
+  struct probe clients[4];
+  struct stand s;
+  int failed;
+  stand_open(&s);
+  server_fini(&s.server);
+  CHECK_EQ(server_open(&s.server, &s.turn, at, 2, &opts, &failed), 0);
+  server_serve(&s.server, announce);
+  for (int i = 0; i < 4; i++)
+    CHECK_EQ(probe_dial(s.far, &clients[i], &s.server.listeners[i / 2].at), 0);
+  server_look(&s.server);
+  for (int i = 0; i < 4; i++) {
+    CHECK_EQ(s.server.next, i % 2);
+    TURN_UNTIL(&s.turn, stand_accept(&s) == 0);
+  }
+  for (int i = 0; i < 4; i++) probe_close(&clients[i], true);
+  stand_end(&s);
+}
+
+TEST(a_full_server_leaves_clients_waiting_until_it_is_not) {
+  struct stand s;
+  stand_open(&s);
+  server_serve(&s.server, serve);
+  server_set_full(&s.server, true);
+  stand_dial(&s, 2);
+  turn_for(&s.turn, 0.02);
+  CHECK_EQ(s.announced, 0);
+  server_look(&s.server);
+  CHECK_EQ(stand_accept(&s), ERR_AGAIN);
+  CHECK(turn_is_calm(&s.turn));
+  server_set_full(&s.server, false);
+  TURN_UNTIL(&s.turn, s.accepted == 2);
   stand_end(&s);
 }

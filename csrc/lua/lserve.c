@@ -1,0 +1,317 @@
+/* The life of a server and of its connections: who is admitted, who handles them, who is told of
+ * their end, and when the server itself has ended.
+ * What this is not: listening and what scripts call (lserver.c), when to accept (core/server.c). */
+#include <stdio.h>
+#include <string.h>
+
+#include "lserver.h"
+
+/* [-0, +1] Its userdata; it must be anchored. */
+static int push_server(lua_State *L, const struct lserver *ls) {
+  lua_rawgeti(L, LUA_REGISTRYINDEX, ls->rt->anchors);
+  lua_rawgeti(L, -1, ls->ref);
+  lua_remove(L, -2);
+  return lua_gettop(L);
+}
+
+static bool push_hook(lua_State *L, int ls_idx, int which) {
+  if (lua_getiuservalue(L, ls_idx, which) != LUA_TNIL) return true;
+  lua_pop(L, 1);
+  return false;
+}
+
+/* ---- errors of its handlers -------------------------------------------------------- */
+
+bool serve_push_on_error(lua_State *L, const struct lserver *ls) {
+  bool has = push_hook(L, push_server(L, ls), SERVER_ON_ERROR);
+  lua_remove(L, has ? -2 : -1);
+  return has;
+}
+
+/* A message handler: [err] -> [{err, traceback}] */
+static int keep_traceback(lua_State *L) {
+  lua_createtable(L, 2, 0);
+  lua_pushvalue(L, 1);
+  lua_rawseti(L, -2, 1);
+  luaL_traceback(L, L, luaL_tolstring(L, 1, NULL), 1);
+  lua_rawseti(L, -3, 2);
+  lua_settop(L, 2);
+  return 1;
+}
+
+/* [{err, traceback}] -> []  To the server's on_error, or that of wire. */
+static void report_hook(lua_State *L, struct lserver *ls, int ls_idx, int idx) {
+  int e = lua_gettop(L);
+  if (!push_hook(L, ls_idx, SERVER_ON_ERROR)) task_push_reporter(L, ls->rt);
+  lua_rawgeti(L, e, 1);
+  lua_rawgeti(L, e, 2);
+  lua_pushvalue(L, idx);
+  task_spawn(L, ls->rt, 3, 0)->reporting = true;
+  lua_settop(L, e - 1);
+}
+
+/* ---- admission --------------------------------------------------------------------- */
+
+/* [conn's on_accept] -> []  It must not wait: it would hold up all the others. */
+static bool run_on_accept(lua_State *L, struct lserver *ls, int ls_idx, int idx) {
+  int fn = lua_gettop(L);
+  lua_pushcfunction(L, keep_traceback);
+  lua_insert(L, fn);
+  lua_pushvalue(L, idx);
+  ls->rt->in_hook = true;
+  bool failed = lua_pcall(L, 1, 1, fn) != LUA_OK;
+  ls->rt->in_hook = false;
+  bool refused = failed || (lua_isboolean(L, -1) && !lua_toboolean(L, -1));
+  if (failed) report_hook(L, ls, ls_idx, idx);
+  lua_settop(L, fn - 1);
+  return !refused;
+}
+
+static bool is_accepted(lua_State *L, struct lserver *ls, int ls_idx, int idx) {
+  return !push_hook(L, ls_idx, SERVER_ON_ACCEPT) || run_on_accept(L, ls, ls_idx, idx);
+}
+
+static void note_change(struct lserver *ls) {
+  waitq_wake_all(&ls->watchers, 0);
+  job_queue(&ls->rt->turn, &ls->settle_job);
+}
+
+static void note_fullness(struct lserver *ls) {
+  server_set_full(&ls->s, ls->alive >= ls->max_conns);
+}
+
+int serve_adopt(lua_State *L, struct lserver *ls, int ls_idx, int idx) {
+  struct conn *c = check_conn(L, ls->rt, idx);
+  lua_pushvalue(L, ls_idx);
+  lua_setiuservalue(L, idx, CONN_SERVER); /* the server outlives its connections */
+  if (!is_accepted(L, ls, ls_idx, idx) || !conn_is_open(c)) {
+    conn_reset(c);
+    return ERR_AGAIN;
+  }
+  lconn_remember(L, ls->rt, idx);
+  c->keeper = &ls->keeper;
+  ls->collected = false;
+  ls->conns++;
+  ls->alive++;
+  note_fullness(ls);
+  if (ls->begun) conn_drain(c);
+  return 0;
+}
+
+int serve_admit(lua_State *L, struct lserver *ls, int ls_idx, int idx, struct link *l,
+                const struct addr *peer) {
+  lua_getiuservalue(L, ls_idx, SERVER_FRAMING);
+  int r = lconn_open(L, ls->rt, idx, l, peer, &ls->opts, lua_gettop(L));
+  lua_pop(L, 1);
+  if (r) return r;
+  check_conn(L, ls->rt, idx)->accepted = true;
+  return serve_adopt(L, ls, ls_idx, idx);
+}
+
+void serve_spawn_hook(lua_State *L, struct lserver *ls, int nargs, int closes) {
+  task_spawn(L, ls->rt, nargs, closes)->serves = ls;
+  ls->handlers++;
+}
+
+void serve_spawn(lua_State *L, struct lserver *ls, int ls_idx, int idx) {
+  lua_getiuservalue(L, ls_idx, SERVER_HANDLER);
+  lua_pushvalue(L, idx);
+  lua_pushvalue(L, ls_idx);
+  serve_spawn_hook(L, ls, 2, idx);
+}
+
+void serve_task_ended(struct lserver *ls) {
+  ls->handlers--;
+  note_change(ls);
+}
+
+/* ---- accepting --------------------------------------------------------------------- */
+
+/* What is between accept() and the Conn that owns the link, should memory run out. */
+struct incoming {
+  struct lserver *ls;
+  struct link *link;
+  struct addr peer;
+};
+
+static int accept_one(lua_State *L) {
+  struct incoming *in = lua_touserdata(L, 1);
+  struct lserver *ls = in->ls;
+  int ls_idx = push_server(L, ls), idx = lconn_new(L);
+  struct link *l = in->link;
+  in->link = NULL;
+  int r = serve_admit(L, ls, ls_idx, idx, l, &in->peer);
+  if (r == ERR_NOMEM) return luaL_error(L, "accept: not enough memory");
+  if (r == 0) serve_spawn(L, ls, ls_idx, idx);
+  return 0;
+}
+
+static void drop_incoming(struct incoming *in) {
+  if (!in->link) return;
+  in->link->ready = NULL;
+  in->link->closed = NULL;
+  in->link->ops->close(in->link, true);
+  in->link = NULL;
+}
+
+void serve_backlog(lua_State *L, struct lserver *ls, int most) {
+  struct incoming in = {.ls = ls};
+  for (int i = 0; i < most; i++) {
+    if (server_accept(&ls->s, &in.link, &in.peer) != 0) return;
+    rt_protect(L, accept_one, &in);
+    drop_incoming(&in);
+  }
+}
+
+/* A batch a turn; what is left is announced again. */
+static void accept_batch(struct job *j) {
+  struct lserver *ls = (struct lserver *)(void *)((char *)j - offsetof(struct lserver, accept_job));
+  serve_backlog(ls->rt->driver, ls, SERVER_BATCH);
+}
+
+static struct lserver *lserver_of(struct server *s) {
+  return (struct lserver *)(void *)((char *)s - offsetof(struct lserver, s));
+}
+
+static void on_ready(struct server *s) { job_queue(s->turn, &lserver_of(s)->accept_job); }
+
+/* ---- exhaustion -------------------------------------------------------------------- */
+
+static void on_pause(struct server *s, int code) {
+  lserver_of(s)->pause_code = code;
+  job_queue(s->turn, &lserver_of(s)->settle_job);
+}
+
+/* Protected: garbage may hold descriptors; once, until accepting succeeds again. */
+static int note_exhaustion(lua_State *L) {
+  struct lserver *ls = lua_touserdata(L, 1);
+  char text[ADDR_TEXT_MAX];
+  addr_print(&ls->s.listeners[0].at, text);
+  fprintf(stderr, "lunewire: accept %s: %s; accepting rests while %u connections are open\n", text,
+          err_text(ls->pause_code), ls->alive);
+  if (!ls->collected) lua_gc(L, LUA_GCCOLLECT);
+  ls->collected = true;
+  return 0;
+}
+
+static void deal_with_pause(struct lserver *ls) {
+  double now = turn_now(&ls->rt->turn);
+  if (ls->pause_code && now - ls->noted >= 1) {
+    ls->noted = now;
+    rt_protect(ls->rt->driver, note_exhaustion, ls);
+  }
+  ls->pause_code = 0;
+}
+
+/* ---- ends -------------------------------------------------------------------------- */
+
+static void on_conn_ended(struct keeper *k, struct conn *c) {
+  struct lserver *ls = (struct lserver *)(void *)k;
+  ls->conns--;
+  if (ls->tells_close) {
+    c->holders |= CONN_OF_KEEPER;
+    c->next_ended = NULL;
+    *(ls->last_ended ? &ls->last_ended->next_ended : &ls->first_ended) = c;
+    ls->last_ended = c;
+  }
+  note_change(ls);
+}
+
+static void on_conn_gone(struct keeper *k, struct conn *c) {
+  struct lserver *ls = (struct lserver *)(void *)k;
+  (void)c;
+  ls->alive--;
+  note_fullness(ls);
+  note_change(ls);
+}
+
+/* Protected: on_close(conn, message, code) in a task of its own. */
+static int tell_close(lua_State *L) {
+  struct lserver *ls = lua_touserdata(L, 1);
+  struct conn *c = ls->first_ended;
+  ls->first_ended = c->next_ended;
+  if (!ls->first_ended) ls->last_ended = NULL;
+  push_hook(L, push_server(L, ls), SERVER_ON_CLOSE);
+  lconn_push(L, ls->rt, c);
+  conn_push_failure(L, c);
+  conn_drop(c, CONN_OF_KEEPER);
+  serve_spawn_hook(L, ls, 3, 0);
+  return 0;
+}
+
+/* Protected. */
+static int tell_exit(lua_State *L) {
+  struct lserver *ls = lua_touserdata(L, 1);
+  int ls_idx = push_server(L, ls);
+  if (push_hook(L, ls_idx, SERVER_ON_EXIT)) {
+    lua_pushvalue(L, ls_idx);
+    task_spawn(L, ls->rt, 1, 0);
+  }
+  return 0;
+}
+
+/* What callbacks only marked. */
+static void settle(struct job *j) {
+  struct lserver *ls = (struct lserver *)(void *)((char *)j - offsetof(struct lserver, settle_job));
+  struct rt *rt = ls->rt;
+  deal_with_pause(ls);
+  while (ls->first_ended) rt_protect(rt->driver, tell_close, ls);
+  if (server_is_open(&ls->s) || ls->handlers) return;
+  if (!ls->exited) {
+    ls->exited = true;
+    rt_protect(rt->driver, tell_exit, ls);
+    waitq_wake_all(&ls->watchers, 0);
+  }
+  if (ls->alive) return;
+  rt_release(rt->driver, rt, ls->ref);
+  ls->ref = LUA_NOREF;
+}
+
+/* ---- beginning and end of all ------------------------------------------------------- */
+
+void serve_init(struct lserver *ls, struct rt *rt) {
+  memset(ls, 0, sizeof *ls);
+  ls->rt = rt;
+  ls->ref = LUA_NOREF;
+  ls->keeper = (struct keeper){.ended = on_conn_ended, .gone = on_conn_gone};
+  ls->accept_job.run = accept_batch;
+  ls->settle_job.run = settle;
+}
+
+void serve_begin(lua_State *L, struct lserver *ls, int idx) {
+  struct rt *rt = ls->rt;
+  lua_pushvalue(L, idx);
+  ls->ref = rt_anchor(L, rt);
+  ls->next = rt->servers;
+  if (ls->next) ls->next->prev = ls;
+  rt->servers = ls;
+  ls->s.on_pause = on_pause;
+  lua_getiuservalue(L, idx, SERVER_HANDLER);
+  if (!lua_isnil(L, -1)) server_serve(&ls->s, on_ready);
+  lua_pop(L, 1);
+}
+
+static void leave_servers(struct lserver *ls) {
+  if (ls->prev)
+    ls->prev->next = ls->next;
+  else
+    ls->rt->servers = ls->next;
+  if (ls->next) ls->next->prev = ls->prev;
+  ls->prev = ls->next = NULL;
+}
+
+void serve_stop(struct lserver *ls) {
+  if (!server_is_open(&ls->s)) return;
+  server_close(&ls->s);
+  leave_servers(ls);
+  job_remove(&ls->rt->turn, &ls->accept_job);
+  note_change(ls);
+}
+
+void serve_fini(struct lserver *ls) {
+  serve_stop(ls);
+  server_fini(&ls->s);
+  waitq_wake_all(&ls->watchers, ERR_CLOSED);
+  job_remove(&ls->rt->turn, &ls->settle_job);
+  if (ls->alive || ls->first_ended) conn_forget_keeper(&ls->rt->turn, &ls->keeper);
+}

@@ -1,0 +1,26 @@
+-- What the first SIGINT or SIGTERM does while wire.run runs: every server ends gracefully, then the
+-- tasks that are left are cancelled, then wire.run returns.
+-- What this is not: who notices the signal, and what a second one does (csrc/lua/lsignal.c).
+local core = require "lunewire.core"
+
+local PATIENCE <const> = 1 -- seconds for cancelled tasks to clean up
+local LOOK <const> = 0.01
+
+local function shut_down_servers()
+  local tasks = {}
+  for i, server in ipairs(core.servers()) do tasks[i] = core.spawn(server.shutdown, server) end
+  for _, task in ipairs(tasks) do task:join() end
+end
+
+local function cancel_tasks()
+  local limit = core.now() + PATIENCE
+  for _, task in ipairs(core.tasks()) do task:cancel() end
+  while #core.tasks() > 0 and core.now() < limit do core.sleep(LOOK) end
+end
+
+return function()
+  shut_down_servers()
+  core.sleep(0) -- who waited for a server goes first
+  cancel_tasks()
+  core.stop()
+end
