@@ -1,10 +1,13 @@
--- The exit of a server: closing, run and on_exit.
+-- The exit of a server: closing, run, on_exit and on_shutdown.
 -- What this is not: what a shutdown does to connections (shutdown_spec.lua).
 local support = require "spec.support"
 local clients = require "spec.clients"
 local wire = require "lunewire"
 
 local it, eventually = support.it, support.eventually
+local LONG = 60 -- a drain time that no test waits for
+
+local function serve(options, handler) return assert(wire.serve("127.0.0.1:0", options, handler)) end
 
 -- A server, one client of it, and a function that lets the client's handler return.
 local function serve_gated()
@@ -159,5 +162,62 @@ describe("on_exit", function()
     local server <close> = assert(wire.serve("127.0.0.1:0", clients.echo))
     assert.is_false(pcall(server.on_exit, server, 5))
     assert.is_false(pcall(server.on_exit, server))
+  end)
+end)
+
+describe("on_shutdown", function()
+  it("runs once when a shutdown begins, with the server, and may wait", function()
+    local calls = {}
+    local server = serve({ on_shutdown = function(...)
+      calls[#calls + 1] = { ... }
+      wire.sleep(0.01)
+      calls.closing = (...):closing()
+    end }, clients.echo)
+    local client <close> = clients.connect(server)
+    clients.check_echo(client, "hello")
+    assert.equal(0, #calls)
+    server:shutdown(LONG)
+    server:shutdown(LONG)
+    assert.is_true(eventually(function() return calls.closing end))
+    assert.same({ 1, 1 }, { #calls, #calls[1] })
+    assert.equal(server, calls[1][1])
+    clients.check_ended(client)
+  end)
+
+  it("can say goodbye to everybody who is connected", function()
+    local server = serve({ on_shutdown = function(server)
+      for _, conn in ipairs(server:conns()) do conn:send "closing down\n" end
+    end }, clients.echo)
+    local all = {}
+    for i = 1, 5 do
+      all[i] = clients.connect(server)
+      clients.check_echo(all[i], "hello")
+    end
+    assert.is_true(server:shutdown(LONG))
+    for _, client in ipairs(all) do
+      assert.equal("closing down\n", client:read "a")
+      client:close()
+    end
+  end)
+
+  it("does not run when the server is only closed", function()
+    local called = false
+    local server = serve({ on_shutdown = function() called = true end }, clients.echo)
+    server:close()
+    assert.is_true(server:run())
+    wire.sleep(0.01)
+    assert.is_false(called)
+  end)
+
+  it("that dies does not stop the shutdown", function()
+    local server = serve({ on_shutdown = function() error "in the hook" end }, clients.echo)
+    local client <close> = clients.connect(server)
+    clients.check_echo(client, "hello")
+    assert.is_true(server:shutdown(LONG))
+    local errors = eventually(function()
+      local taken = support.take_errors()
+      return taken[1] and taken
+    end)
+    assert.matches("in the hook", errors[1].err)
   end)
 end)
