@@ -7,7 +7,9 @@ local wire = require "lunewire"
 local it, eventually = support.it, support.eventually
 local LONG = 60 -- a drain time that no test waits for
 
-local function serve(options, handler) return assert(wire.serve("127.0.0.1:0", options, handler)) end
+local function serve(options, handler)
+  return assert(wire.serve("127.0.0.1:0", options, handler))
+end
 
 -- A server, one client of it, and a function that lets the client's handler return.
 local function serve_gated()
@@ -102,6 +104,7 @@ describe("on_exit", function()
     open()
     eventually(function() return exits > 0 end)
     clients.check_ended(client)
+    client:close()
     server:close()
     server:shutdown()
     wire.sleep(0.01)
@@ -173,15 +176,15 @@ describe("on_shutdown", function()
       wire.sleep(0.01)
       calls.closing = (...):closing()
     end }, clients.echo)
-    local client <close> = clients.connect(server)
+    local client = clients.connect(server)
     clients.check_echo(client, "hello")
     assert.equal(0, #calls)
+    client:close()
     server:shutdown(LONG)
     server:shutdown(LONG)
-    assert.is_true(eventually(function() return calls.closing end))
+    assert.is_true(calls.closing) -- the shutdown has waited for it
     assert.same({ 1, 1 }, { #calls, #calls[1] })
     assert.equal(server, calls[1][1])
-    clients.check_ended(client)
   end)
 
   it("can say goodbye to everybody who is connected", function()
@@ -193,11 +196,12 @@ describe("on_shutdown", function()
       all[i] = clients.connect(server)
       clients.check_echo(all[i], "hello")
     end
-    assert.is_true(server:shutdown(LONG))
+    local task = wire.spawn(server.shutdown, server, LONG)
     for _, client in ipairs(all) do
       assert.equal("closing down\n", client:read "a")
       client:close()
     end
+    assert.same({ true, true }, { task:join(5) })
   end)
 
   it("does not run when the server is only closed", function()
@@ -211,8 +215,6 @@ describe("on_shutdown", function()
 
   it("that dies does not stop the shutdown", function()
     local server = serve({ on_shutdown = function() error "in the hook" end }, clients.echo)
-    local client <close> = clients.connect(server)
-    clients.check_echo(client, "hello")
     assert.is_true(server:shutdown(LONG))
     local errors = eventually(function()
       local taken = support.take_errors()

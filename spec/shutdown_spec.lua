@@ -1,5 +1,6 @@
 -- Ending a server: shutdown, what it lets finish and what it ends.
--- What this is not: the hooks and the exit (server_exit_spec.lua), signals (signal_spec.lua), a shutdown under load (drain_spec.lua).
+-- What this is not: hooks and the exit (server_exit_spec.lua), signals (signal_spec.lua), a
+-- shutdown under load (drain_spec.lua).
 local support = require "spec.support"
 local clients = require "spec.clients"
 local wire = require "lunewire"
@@ -20,6 +21,16 @@ local function begin_shutdown(server, timeout)
 end
 
 local function check_result(expected, task) assert.same({ true, expected }, { task:join(8) }) end
+
+-- The client reads what it is still sent and leaves; that ends the shutdown -> the text.
+local function leave(client, task)
+  local text = client:read "a"
+  client:close()
+  check_result(true, task)
+  return text
+end
+
+local function shut_down(server, client) return leave(client, begin_shutdown(server, LONG)) end
 
 -- Sends now: the bytes are in the other end's socket when this returns.
 local function deliver(conn, data)
@@ -59,19 +70,17 @@ describe("shutdown ends", function()
     it(call[1] .. " between messages, with ECLOSED, at once", function()
       local server, client <close>, results = serve_receive(call)
       local start = wire.now()
-      assert.is_true(server:shutdown(LONG))
+      assert.equal("", shut_down(server, client))
       assert.is_true(wire.now() - start < LONG / 2)
       fails("ECLOSED", results())
-      clients.check_ended(client)
     end)
   end
 
   it("receives that take whatever comes, too", function()
     for _, call in ipairs { { "recv" }, { "recv_some", 10 } } do
       local server, client <close>, results = serve_receive(call)
-      assert.is_true(server:shutdown(LONG))
+      assert.equal("", shut_down(server, client))
       fails("ECLOSED", results())
-      clients.check_ended(client)
     end
   end)
 
@@ -83,10 +92,9 @@ describe("shutdown ends", function()
     end)
     local client <close> = clients.connect(server)
     clients.check_echo(client, "before")
-    assert.is_true(server:shutdown(LONG))
+    assert.equal("", shut_down(server, client))
     assert.equal("ECLOSED", code)
     assert.equal("string", type(message))
-    clients.check_ended(client)
   end)
 
   it("receives that begin afterwards, again and again, while sends still arrive", function()
@@ -101,9 +109,8 @@ describe("shutdown ends", function()
     assert.equal("ready", client:recv_line(5))
     local task = begin_shutdown(server, LONG)
     gate = true
-    check_result(true, task)
+    assert.equal("goodbye", leave(client, task))
     assert.same({ "ECLOSED", "ECLOSED", "ECLOSED" }, codes)
-    assert.equal("goodbye", client:read "a")
   end)
 end)
 
@@ -115,7 +122,7 @@ describe("shutdown lets finish", function()
       local task = begin_shutdown(server, LONG)
       client:send(call.rest)
       assert.equal(call.is, (results()))
-      check_result(true, task)
+      assert.equal("", leave(client, task))
     end)
   end
 
@@ -126,9 +133,7 @@ describe("shutdown lets finish", function()
     assert.equal("one", client:recv_line(5))
     local task = begin_shutdown(server, LONG)
     client:send "o\n"
-    assert.equal("two", client:recv_line(5))
-    check_result(true, task)
-    clients.check_ended(client)
+    assert.equal("two\n", leave(client, task))
   end)
 
   it("requests that had arrived before, though the handler was busy with another", function()
@@ -146,8 +151,7 @@ describe("shutdown lets finish", function()
     deliver(client, "two\nthree\n")
     local task = begin_shutdown(server, LONG)
     gate = true
-    assert.equal("one\ntwo\nthree\n", client:read "a")
-    check_result(true, task)
+    assert.equal("one\ntwo\nthree\n", leave(client, task))
   end)
 
   it("a send_recv that awaits its reply", function()
@@ -157,7 +161,7 @@ describe("shutdown lets finish", function()
     assert.equal("question", client:recv(8, 5))
     local task = begin_shutdown(server, LONG)
     client:send "answer"
-    check_result(true, task)
+    assert.equal("", leave(client, task))
     assert.equal("answer", reply)
   end)
 
@@ -171,8 +175,7 @@ describe("shutdown lets finish", function()
     local far <close> = assert(upstream:accept(5))
     local task = begin_shutdown(server, LONG)
     far:send "from behind\n"
-    check_result(true, task)
-    assert.equal("from behind", client:read "a")
+    assert.equal("from behind", leave(client, task))
   end)
 
   it("a handler that computes or sleeps", function()
@@ -185,9 +188,8 @@ describe("shutdown lets finish", function()
     end)
     local client <close> = clients.connect(server)
     assert.equal("ready", client:recv_line(5))
-    assert.is_true(server:shutdown(LONG))
+    assert.equal("result", shut_down(server, client))
     assert.is_true(finished)
-    assert.equal("result", client:read "a")
   end)
 
   it("what was sent on its way: it returns when a slow peer has everything", function()
@@ -314,9 +316,8 @@ describe("a shutdown", function()
     fails("ECONNREFUSED", wire.connect(server:addr(), 5))
     assert.equal("waiting", task:status())
     gate = true
-    check_result(true, task)
+    assert.equal("", leave(client, task))
     assert.is_true(server:closing())
-    clients.check_ended(client)
   end)
 
   it("of an idle server is true at once, and so is another one", function()
@@ -335,7 +336,9 @@ describe("a shutdown", function()
     for _, task in ipairs(tasks) do assert.equal("waiting", task:status()) end
     client:send "cde"
     assert.equal("abcde", results())
-    for _, task in ipairs(tasks) do check_result(true, task) end
+    assert.equal("", leave(client, tasks[1]))
+    check_result(true, tasks[2])
+    check_result(true, tasks[3])
   end)
 
   it("goes on without the task that began it", function()
@@ -346,7 +349,7 @@ describe("a shutdown", function()
     fails("ECANCELED", task:join(5))
     client:send "\n"
     assert.equal("ab", results())
-    assert.is_true(server:shutdown(LONG))
+    assert.equal("", shut_down(server, client))
   end)
 
   it("drains a server that was closed before", function()
@@ -355,8 +358,7 @@ describe("a shutdown", function()
     clients.check_echo(client, "before")
     server:close()
     clients.check_echo(client, "after")
-    assert.is_true(server:shutdown(LONG))
-    clients.check_ended(client)
+    assert.equal("", shut_down(server, client))
   end)
 
   it("called by a handler does not wait for that very handler, whose reply arrives", function()
@@ -371,28 +373,32 @@ describe("a shutdown", function()
         end
       end
     end)
-    local idle <close> = clients.connect(server)
+    local idle = clients.connect(server)
     local client <close> = clients.connect(server)
     idle:send "first\n"
     client:send "stop\n"
+    assert.equal("first\n", idle:read "a")
+    idle:close()
     assert.equal("stopped", client:read "a")
     assert.is_true(result)
     assert.is_true(server:run())
-    assert.equal("first\n", idle:read "a")
   end)
 
   it("called by two handlers waits for neither", function()
     local results = {}
     local server = serve(function(conn, server)
       conn:recv_line()
-      results[#results + 1] = server:shutdown(LONG)
+      local result = server:shutdown(LONG)
+      results[#results + 1] = result
       conn:send "stopped"
     end)
-    local a <close> = clients.connect(server)
-    local b <close> = clients.connect(server)
+    local a, b = clients.connect(server), clients.connect(server)
     a:send "stop\n"
     b:send "stop\n"
-    assert.same({ "stopped", "stopped" }, { a:read "a", b:read "a" })
+    for _, client in ipairs { a, b } do
+      assert.equal("stopped", client:read "a")
+      client:close()
+    end
     assert.same({ true, true }, results)
   end)
 
@@ -407,13 +413,12 @@ describe("a shutdown", function()
     end)
     local accepter = wire.spawn(server.accept, server)
     wire.sleep(0)
-    assert.is_true(server:shutdown(LONG))
+    assert.equal("", shut_down(server, client))
     for _, task in ipairs { accepter, reader } do
       local outcome = { task:join(5) }
       assert.same({ true, nil, "ECLOSED" }, { outcome[1], outcome[2], outcome[4] })
     end
     fails("ECLOSED", server:accept())
-    clients.check_ended(client)
   end)
 
   it("resets an accepted connection that nobody closes", function()
