@@ -206,6 +206,21 @@ describe("shutdown lets finish", function()
     check_result(true, task)
   end)
 
+  support.it_outside("a request that is in the socket, though the loop has not seen it", function()
+    local server = serve(clients.echo)
+    local client = clients.connect(server)
+    clients.check_echo(client, "hello")
+    local reader = wire.spawn(function()
+      local text = client:read "a"
+      client:close()
+      return text
+    end)
+    wire.sleep(0)
+    client:send "late\n" -- at once, outside a task
+    assert.is_true(server:shutdown(LONG))
+    assert.same({ true, "late\n" }, { reader:join(5) })
+  end)
+
   it("clients that stood in the backlog: they are accepted and served", function()
     local handled = 0
     local server = serve(function(conn)
