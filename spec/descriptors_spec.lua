@@ -100,7 +100,7 @@ local server = assert(wire.listen("127.0.0.1:0", { backlog = 500 }))
 io.stdout:setvbuf "line"
 print(server:port())
 wire.run(function()
-  for _ = 1, 200 do assert(server:accept()) end
+  for _ = 1, 120 do assert(server:accept()) end
 end)
 print "all accepted"
 ]]
@@ -188,7 +188,7 @@ describe("a server without descriptors", function()
   support.it("collects garbage: what it accepted and forgot gives its descriptors back", function()
     local server = support.lua(FORGETFUL)
     local address, all = "127.0.0.1:" .. assert(server:line()), {}
-    for i = 1, 200 do all[i] = assert(wire.connect(address, 5)) end
+    for i = 1, 120 do all[i] = assert(wire.connect(address, 5)) end
     local output, status = server:output()
     assert.matches("all accepted", output)
     assert.equal(0, status)

@@ -301,16 +301,28 @@ local function write_script(text)
   return name
 end
 
--- Runs a Lua script, a file's name or the text itself, in a process of its own.
-function support.lua(script, ...)
+-- What .ci/suite put first on PATH is the interpreter under valgrind.
+local function behind_valgrind()
+  if os.getenv "LUNEWIRE_SUITE" ~= "valgrind" then return "" end
+  return "PATH=" .. quote((os.getenv "PATH":gsub("^[^:]*:", "")))
+end
+
+local function start_lua(environment, script, ...)
   local temporary = not script:match "^[^\n]+%.lua$" and write_script(script)
-  local words = { [[exec sh -c 'echo $$; exec "$@"' sh env]], "LUA_PATH=" .. quote(package.path),
-    "LUA_CPATH=" .. quote(package.cpath), "lua5.4", quote(temporary or script) }
+  local words = { [[exec sh -c 'echo $$; exec "$@"' sh env]], environment,
+    "LUA_PATH=" .. quote(package.path), "LUA_CPATH=" .. quote(package.cpath),
+    "lua5.4", quote(temporary or script) }
   for _, argument in ipairs { ... } do words[#words + 1] = quote(tostring(argument)) end
   local peer = support.peer(table.concat(words, " "))
   peer.file = temporary
   peer.process = tonumber(peer:line())
   return peer
 end
+
+-- Runs a Lua script, a file's name or the text itself, in a process of its own.
+function support.lua(script, ...) return start_lua("", script, ...) end
+
+-- The same for one that is to die of a signal: what it held then is no leak.
+function support.doomed_lua(script, ...) return start_lua(behind_valgrind(), script, ...) end
 
 return support
