@@ -158,6 +158,15 @@ describe("on_accept", function()
     assert.matches("unclaimed", errors[1].err)
   end)
 
+  it("refuses a pipe's end that was handed over, and closes it", function()
+    local server <close> = serve { on_accept = function() return false end }
+    local a <close>, b = wire.pipe()
+    fails("ECONNREFUSED", server:handle(b))
+    assert.is_true(b:closed())
+    clients.check_ended(a)
+    assert.equal(0, server:conn_num())
+  end)
+
   it("sieves for accepters too: accept never gives a refused connection", function()
     local seen = 0
     local server <close> = assert(wire.listen("127.0.0.1:0", { on_accept = function()

@@ -139,6 +139,16 @@ describe("SIGINT and SIGTERM while wire.run runs", function()
     ]], "TERM"))
   end)
 
+  it("wake an accept loop with ECLOSED, which ends it in order", function()
+    check("ECLOSED\n", outcome([[
+      wire.run(function()
+        local server = assert(wire.listen "127.0.0.1:0")
+        ready()
+        print(select(3, server:accept()))
+      end)
+    ]], "TERM"))
+  end)
+
   it("end a script whose main task does not heed a cancel, once it returns", function()
     check("tried\nstubborn\n", outcome([[
       print(wire.run(function()
@@ -314,6 +324,16 @@ describe("on_signal", function()
     assert.equal("mine", peer:line())
     peer:signal "TERM"
     check("down\nreturned\n", peer:output())
+  end)
+
+  it("can shut a server down in its own way, which lets run return", function()
+    check("true\nreturned\n", outcome([[
+      local server = assert(wire.serve("127.0.0.1:0", echo))
+      wire.on_signal("HUP", function() print(server:shutdown(1)) end)
+      wire.after(0, ready)
+      wire.run()
+      print "returned"
+    ]], "HUP"))
   end)
 
   it("for SIGTERM leaves SIGINT its meaning", function()
