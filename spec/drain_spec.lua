@@ -2,7 +2,8 @@
 -- another, and the signal at a random moment.
 -- What this is not: what a shutdown does to each kind of call (shutdown_spec.lua).
 --
--- LUNEWIRE_DRAIN_ROUNDS=1000 for the long form; LUNEWIRE_DRAIN_SEED=n repeats a failed round.
+-- LUNEWIRE_DRAIN_ROUNDS=1000 for the long form (and SUITE_LIMIT=900 for .ci/suite);
+-- LUNEWIRE_DRAIN_SEED=n repeats a failed round.
 local support = require "spec.support"
 local wire = require "lunewire"
 
