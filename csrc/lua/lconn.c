@@ -115,6 +115,15 @@ void conn_opts_rest(lua_State *L, int idx, struct conn_opts *o) {
   if (lua_getfield(L, idx, "framing") != LUA_TNIL) check_framing(L, lua_gettop(L));
 }
 
+/***
+One end of a stream: TCP or in memory, accepted or dialled; what it can do does not depend on that.
+Every method may be called from any task. Receiving and sending have sections of their own; here are
+its ends, times and facts. `limits`, an option of whoever makes connections, is a table with any of
+`line` (64 KiB), `frame` (1 MiB), `all` (16 MiB, of `read "a"`), `high_water` (256 KiB unsent). A
+Conn is enough of a Lua file that code written for one works on it.
+@type Conn
+*/
+
 /* ---- failures --------------------------------------------------------------------- */
 
 static void push_text(lua_State *L, const struct conn *c, const struct conn_failure *f) {
@@ -141,7 +150,13 @@ void conn_push_failure(lua_State *L, const struct conn *c) {
   lua_pushstring(L, err_name(c->failure.code));
 }
 
-/* conn:last_error() -> message, code of the last receive that failed; nothing after a clean end */
+/***
+Why the last receive failed: after an iterator's end it tells which end that was.
+@function Conn:last_error
+@treturn string the message; nothing after a clean end
+@treturn string the code
+@waits never
+*/
 static int l_last_error(lua_State *L) {
   const struct conn *c = check_conn(L, rt_of(L), 1);
   if (!c->recv_failure.code) return 0;
@@ -150,7 +165,12 @@ static int l_last_error(lua_State *L) {
   return 2;
 }
 
-/* conn:strerror() -> the message of the last failure, or nil */
+/***
+The message of the last failure, of whichever call.
+@function Conn:strerror
+@treturn string|nil the message, nil if nothing has failed
+@waits never
+*/
 static int l_strerror(lua_State *L) {
   const struct conn *c = check_conn(L, rt_of(L), 1);
   if (c->failure.code)
@@ -171,8 +191,18 @@ static int end_later(lua_State *L, struct conn *c, double delay, bool reset) {
   return 1;
 }
 
-/* conn:close([delay]) -> true | nil, message, code of a write that had failed.
- * Outside a task it turns the loop until everything was handed to the system. */
+/***
+Closes the connection; whoever waits for it, and each later call, gets ECLOSED.
+Behind it the rest is written as long as the peer takes some (10 s without progress reset), then
+FIN, then input is thrown away until the peer's end, or for 2 s. Closing twice is harmless;
+`<close>` and the garbage collection close it too.
+@function Conn:close
+@tparam[opt=0] number delay seconds, until which it works as before
+@treturn boolean true
+@codes EPIPE, ECONNRESET (a write had failed)
+@waits never in a task; outside until all is handed to the system
+@follows lingering_close of nginx
+*/
 static int l_close(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
@@ -193,7 +223,13 @@ static int l_scope_end(lua_State *L) {
   return 0;
 }
 
-/* conn:reset([delay]) -> true */
+/***
+Ends the connection at once by a reset, and throws away what is unsent.
+@function Conn:reset
+@tparam[opt=0] number delay seconds, until which it works as before
+@treturn boolean true
+@waits never
+*/
 static int l_reset(lua_State *L) {
   struct conn *c = check_conn(L, rt_of(L), 1);
   double delay = opt_seconds(L, 2, 0);
@@ -203,7 +239,14 @@ static int l_reset(lua_State *L) {
   return 1;
 }
 
-/* conn:close_write() -> true | nil, message, code */
+/***
+Ends our output behind what was sent; the other direction lives on.
+@function Conn:close_write
+@treturn boolean true
+@codes ECLOSED, EPIPE, ECONNRESET
+@waits never
+@follows net.TCPConn.CloseWrite of Go
+*/
 static int l_close_write(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
@@ -214,7 +257,12 @@ static int l_close_write(lua_State *L) {
   return 1;
 }
 
-/* conn:closed() -> boolean */
+/***
+Has this side closed the connection?
+@function Conn:closed
+@treturn boolean true once it has
+@waits never
+*/
 static int l_closed(lua_State *L) {
   lua_pushboolean(L, !conn_is_open(check_conn(L, rt_of(L), 1)));
   return 1;
@@ -229,12 +277,37 @@ static int set_deadline(lua_State *L, unsigned which) {
   return 0;
 }
 
-/* conn:set_deadline(t | nil), set_recv_deadline, set_send_deadline: seconds of wire.now() */
+/***
+Sets a time at which every call fails with ETIMEDOUT, also one that is waiting already.
+@function Conn:set_deadline
+@tparam number|nil t on the clock of `wire.now()`; nil: none
+@waits never
+@follows net.Conn.SetDeadline of Go
+*/
 static int l_set_deadline(lua_State *L) { return set_deadline(L, CONN_RECV | CONN_SEND); }
+
+/***
+Sets such a time for receiving only.
+@function Conn:set_recv_deadline
+@tparam number|nil t on the clock of `wire.now()`; nil: none
+@waits never
+*/
 static int l_set_recv_deadline(lua_State *L) { return set_deadline(L, CONN_RECV); }
+
+/***
+Sets such a time for sending only.
+@function Conn:set_send_deadline
+@tparam number|nil t on the clock of `wire.now()`; nil: none
+@waits never
+*/
 static int l_set_send_deadline(lua_State *L) { return set_deadline(L, CONN_SEND); }
 
-/* conn:set_timeout(s | nil) */
+/***
+Sets the timeout of each later call that has none of its own.
+@function Conn:set_timeout
+@tparam number|nil s seconds; nil: none
+@waits never
+*/
 static int l_set_timeout(lua_State *L) {
   struct conn *c = check_conn(L, rt_of(L), 1);
   luaL_checkany(L, 2);
@@ -256,11 +329,32 @@ static int push_name(lua_State *L, bool peer) {
   return 3;
 }
 
-/* conn:local_addr(), conn:remote_addr() -> "host:port", host, port */
+/***
+The address of our end, also after the close.
+@function Conn:local_addr
+@treturn string "host:port"
+@treturn string the host; none of a pipe
+@treturn integer the port; none of a pipe
+@waits never
+*/
 static int l_local_addr(lua_State *L) { return push_name(L, false); }
+
+/***
+The address of the peer, also after the close.
+@function Conn:remote_addr
+@treturn string "host:port"
+@treturn string the host; none of a pipe
+@treturn integer the port; none of a pipe
+@waits never
+*/
 static int l_remote_addr(lua_State *L) { return push_name(L, true); }
 
-/* conn:socket() -> descriptor, -1 once closed */
+/***
+The system's number of the socket.
+@function Conn:socket
+@treturn integer the descriptor, -1 once closed and of a pipe
+@waits never
+*/
 static int l_socket(lua_State *L) {
   struct conn *c = check_conn(L, rt_of(L), 1);
   int fd = -1;
@@ -274,7 +368,13 @@ static void set_number(lua_State *L, const char *name, lua_Integer n) {
   lua_setfield(L, -2, name);
 }
 
-/* conn:stats() -> table */
+/***
+Counts what the connection has done.
+@function Conn:stats
+@treturn table `bytes_in`, `bytes_out`, `messages_in`, `messages_out`, `unsent` (bytes), `age` and
+`idle` (seconds)
+@waits never
+*/
 static int l_stats(lua_State *L) {
   struct rt *rt = rt_of(L);
   const struct conn *c = check_conn(L, rt, 1);
@@ -292,7 +392,13 @@ static int l_stats(lua_State *L) {
   return 1;
 }
 
-/* conn:set_framing(framing | nil) -> conn */
+/***
+Sets the framing of the messages to come, at any boundary between two.
+@function Conn:set_framing
+@tparam Framing|table|nil framing one of `wire.framing`, or your own; nil: none
+@treturn Conn the connection
+@waits never
+*/
 static int l_set_framing(lua_State *L) {
   check_conn(L, rt_of(L), 1);
   luaL_checkany(L, 2);

@@ -125,7 +125,22 @@ static int open_pair(lua_State *L, struct rt *rt, const struct conn_opts *o, int
   return 0;
 }
 
-/* pipe([opts]) -> Conn, Conn: connected in memory. opts: framing, limits */
+/***
+Makes two connections that are connected to each other, in memory.
+They have all methods, limits and deadlines of other connections, and need no system call. What
+each flush ends is received as a piece of its own, so that a test may choose the cuts.
+@function wire.pipe
+@tparam[opt] table opts `framing`, `limits`, of both ends
+@treturn Conn one end
+@treturn Conn the other, which counts as the accepted one
+@codes ENOMEM
+@waits never
+@follows net.Pipe of Go, with buffers
+@usage
+local a, b = wire.pipe()
+a:send "to the other end\n"
+print(b:recv_line())
+*/
 static int l_pipe(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn_opts o = conn_opts_default();

@@ -147,6 +147,22 @@ static int recv_run(lua_State *L, struct rt *rt, struct op *o) {
   }
 }
 
+/***
+One call receives at a time; further callers stand in line, so that each gets a message of its own.
+Options of the calls, as far as an entry names them:
+
+ - `timeout`: seconds for the whole call; a number in the place of `opts` is this one
+ - `max`: limit of this call, in bytes, without the terminator
+ - `keep` (false): the terminator is part of the result, as it came
+ - `skip` (false): throws a message away that is longer than `max`, and receives the next
+ - `retry = {count=, interval=0.1}`: tries again after ETIMEDOUT only, going on where it stopped;
+   `timeout` is then that of one try
+
+An end of the stream inside a message is `nil, message, "EOF", partial`. What failed in the system
+comes with its code, ECONNRESET say, behind all bytes that came before it.
+@type Conn.receiving
+*/
+
 /* ---- by count --------------------------------------------------------------------- */
 
 static int recv_count(lua_State *L, const char *what, bool peek) {
@@ -172,24 +188,55 @@ static int recv_raw(lua_State *L, const char *what, int opts, size_t max, enum s
   return recv_run(L, rt, &o);
 }
 
-/* conn:recv(n[, opts]): exactly n bytes. conn:recv([opts table]): what is there, at least one.
- * opts: timeout, retry, max */
+/***
+Receives exactly n bytes; without a count whatever has come, at least one byte.
+@function Conn:recv
+@tparam[opt] integer n bytes, 0 or more, with no limit but `max`
+@tparam[opt] number|table opts `timeout`, `max`, `retry`
+@treturn string the bytes
+@codes EOF, ETIMEDOUT, EMSGSIZE (more than `max`), ECLOSED
+@waits until they have come
+@raise if n is nil: only `recv()` and `recv{...}` do without
+*/
 static int l_recv(lua_State *L) {
   if (lua_isnone(L, 2) || lua_istable(L, 2)) return recv_raw(L, "recv", 2, 0, AS_METHOD);
   return recv_count(L, "recv", false);
 }
 
-/* conn:peek(n[, opts]): n bytes, left where they are */
+/***
+Waits for n bytes, and leaves them where they are.
+@function Conn:peek
+@tparam integer n bytes
+@tparam[opt] number|table opts `timeout`, `max`, `retry`
+@treturn string the bytes
+@codes EOF, ETIMEDOUT, EMSGSIZE (more than `max`), ECLOSED
+@waits until they have come
+*/
 static int l_peek(lua_State *L) { return recv_count(L, "peek", true); }
 
-/* conn:recv_some(max[, opts]): at least one byte, at most max. opts: timeout, retry */
+/***
+Receives what has come, at least one byte and at most so many.
+@function Conn:recv_some
+@tparam integer max bytes, at least 1
+@tparam[opt] number|table opts `timeout`, `retry`
+@treturn string the bytes
+@codes EOF, ETIMEDOUT, ECLOSED
+@waits until something has come
+@follows net.Conn.Read of Go
+*/
 static int l_recv_some(lua_State *L) {
   size_t max = check_count(L, 2);
   luaL_argcheck(L, max > 0, 2, "at least 1");
   return recv_raw(L, "recv_some", 3, max, AS_METHOD);
 }
 
-/* conn:recv_now(): what is buffered, "" if nothing; never waits */
+/***
+Receives what has come by now.
+@function Conn:recv_now
+@treturn string the bytes, "" if there are none
+@codes EOF, ECLOSED
+@waits never
+*/
 static int l_recv_now(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
@@ -208,7 +255,14 @@ static int l_recv_now(lua_State *L) {
   return 1;
 }
 
-/* conn:unread(data): puts data in front of what is buffered -> true */
+/***
+Puts bytes in front of what the next call receives.
+@function Conn:unread
+@tparam string data the bytes
+@treturn boolean true
+@codes ECLOSED, ENOMEM
+@waits never
+*/
 static int l_unread(lua_State *L) {
   struct conn *c = check_conn(L, rt_of(L), 1);
   size_t n;
@@ -220,7 +274,12 @@ static int l_unread(lua_State *L) {
   return 1;
 }
 
-/* conn:buffered() -> bytes there now */
+/***
+How much has been received from the system and not yet by a call.
+@function Conn:buffered
+@treturn integer bytes
+@waits never
+*/
 static int l_buffered(lua_State *L) {
   size_t n;
   conn_input(check_conn(L, rt_of(L), 1), &n);
@@ -245,11 +304,25 @@ static int recv_line(lua_State *L, int opts, enum style style) {
   return recv_run(L, rt, &o);
 }
 
-/* conn:recv_line([opts]): a line without its \n or \r\n. opts: timeout, retry, max, keep, skip */
+/***
+Receives a line, without its newline, which is LF or CR LF.
+@function Conn:recv_line
+@tparam[opt] number|table opts `timeout`, `max` (`limits.line`), `retry`, `keep`, `skip`
+@treturn string the line
+@codes EOF, ETIMEDOUT, EMSGSIZE (longer than `max`, nothing is consumed), ECLOSED
+@waits until the line is complete
+*/
 static int l_recv_line(lua_State *L) { return recv_line(L, 2, AS_METHOD); }
 
-/* conn:recv_until(delimiter[, opts]): up to the exact bytes, consumed but not returned.
- * opts: timeout, retry, max, keep, skip */
+/***
+Receives up to a delimiter, which is consumed and not returned.
+@function Conn:recv_until
+@tparam string delimiter the exact bytes, at least one
+@tparam[opt] number|table opts `timeout`, `max` (`limits.line`), `retry`, `keep`, `skip`
+@treturn string what precedes it
+@codes EOF, ETIMEDOUT, EMSGSIZE (longer than `max`, nothing is consumed), ECLOSED
+@waits until the delimiter has come
+*/
 static int l_recv_until(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
@@ -276,7 +349,15 @@ static int recv_pkg(lua_State *L, int opts, enum style style) {
   return recv_run(L, rt, &o);
 }
 
-/* conn:recv_pkg([opts]): one package. opts: timeout, retry, max, header */
+/***
+Receives a package: a length, big-endian, then that many bytes.
+@function Conn:recv_pkg
+@tparam[opt] number|table opts `timeout`, `max` (`limits.frame`), `retry`, `header` (2): bytes of
+the length, 1 to 4
+@treturn string the data, "" if the package is empty
+@codes EOF, ETIMEDOUT, EMSGSIZE (longer than `max`), EPROTO (one before was), ECLOSED
+@waits until the package is complete
+*/
 static int l_recv_pkg(lua_State *L) { return recv_pkg(L, 2, AS_METHOD); }
 
 static size_t frame_limit(const struct conn *c, const struct framing *f) {
@@ -299,7 +380,16 @@ static int recv_frame(lua_State *L, int opts, enum style style) {
   return recv_run(L, rt, &o);
 }
 
-/* conn:recv_frame([opts]): one message of the connection's framing. opts: timeout, retry, max */
+/***
+Receives one message of the connection's framing.
+@function Conn:recv_frame
+@tparam[opt] number|table opts `timeout`, `max` (the framing's, or of `limits`), `retry`
+@treturn any the message: a string, or what a framing in Lua makes of it
+@codes EOF, ETIMEDOUT, EMSGSIZE (longer than `max`), EPROTO (it can be no message, or one before was
+too long), ECLOSED, and those of a framing in Lua
+@waits until the message is complete
+@raise without a framing
+*/
 static int l_recv_frame(lua_State *L) { return recv_frame(L, 2, AS_METHOD); }
 
 /* ---- as a file -------------------------------------------------------------------- */
@@ -351,7 +441,15 @@ static int read_run(lua_State *L, struct rt *rt, struct op *o) {
   return o->args - 1;
 }
 
-/* conn:read(formats...): as a Lua file: "l", "L", "a", a count, each also with "*" */
+/***
+Reads as from a Lua file: the same formats, and nil alone at the end.
+@function Conn:read
+@tparam[opt="l"] string|integer ... "l", "L", "a" (at most `limits.all`) or a count, also with "*"
+@treturn string|nil ... one result for each format, up to the first that fails
+@codes ETIMEDOUT, EMSGSIZE, ECLOSED
+@waits until the formats are satisfied
+@follows file:read of Lua
+*/
 static int l_read(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct op o = recv_op(check_conn(L, rt, 1), "read");
@@ -397,11 +495,44 @@ static int iterate(lua_State *L, lua_CFunction next, const struct opt *keys) {
   return 2;
 }
 
-/* for line in conn:lines([opts]) and so on: they end at EOF and at any failure; last_error()
- * tells which */
+/***
+Iterates over lines; the last one may lack its newline.
+@function Conn:lines
+@tparam[opt] number|table opts as of `recv_line`, for each line
+@treturn function the iterator; it ends at EOF and at any failure, see `last_error`
+@treturn Conn what it iterates over
+@waits never; the iterator does until the line is complete
+*/
 static int l_lines(lua_State *L) { return iterate(L, next_line, line_keys); }
+
+/***
+Iterates over packages.
+@function Conn:pkgs
+@tparam[opt] number|table opts as of `recv_pkg`, for each package
+@treturn function the iterator; it ends at EOF and at any failure, see `last_error`
+@treturn Conn what it iterates over
+@waits never; the iterator does until the package is complete
+*/
 static int l_pkgs(lua_State *L) { return iterate(L, next_pkg, pkg_keys); }
+
+/***
+Iterates over the messages of the connection's framing.
+@function Conn:frames
+@tparam[opt] number|table opts as of `recv_frame`, for each message
+@treturn function the iterator; it ends at EOF and at any failure, see `last_error`
+@treturn Conn what it iterates over
+@waits never; the iterator does until the message is complete
+*/
 static int l_frames(lua_State *L) { return iterate(L, next_frame, plain_keys); }
+
+/***
+Iterates over whatever comes, piece by piece, as `recv()` receives it.
+@function Conn:chunks
+@tparam[opt] number|table opts `timeout`, `max`, `retry`, for each piece
+@treturn function the iterator; it ends at EOF and at any failure, see `last_error`
+@treturn Conn what it iterates over
+@waits never; the iterator does until something has come
+*/
 static int l_chunks(lua_State *L) { return iterate(L, next_chunk, plain_keys); }
 
 static void set_iterator(lua_State *L, struct rt *rt, const char *name, lua_CFunction iterator,

@@ -86,8 +86,12 @@ static void timer_run(struct job *j) {
 
 /* ---- methods ---------------------------------------------------------------------- */
 
-/* timer:cancel() -> true, or false if it was over; a run under way goes on, one that has not
- * begun never does */
+/***
+Cancels the timer: a run under way goes on, one that has not begun never does.
+@function Timer:cancel
+@treturn boolean true, or false if it was over already
+@waits never
+*/
 static int l_cancel(lua_State *L) {
   struct ltimer *lt = luaL_checkudata(L, 1, TIMER_NAME);
   lua_getiuservalue(L, 1, 3);
@@ -155,10 +159,28 @@ static double check_delay(lua_State *L) {
   return s > 0 ? s : 0;
 }
 
-/* after(s, fn, ...) -> Timer */
+/***
+Runs a function once, in a task of its own, when some time has passed.
+@function wire.after
+@tparam number s seconds
+@tparam function fn what to run; it may wait
+@tparam[opt] any ... its arguments
+@treturn Timer to cancel it
+@waits never
+*/
 static int l_after(lua_State *L) { return start(L, check_delay(L), false); }
 
-/* every(s, fn, ...) -> Timer; s > 0 */
+/***
+Runs a function again and again, each time in a task of its own.
+A run that is not over when the next one is due makes that one fall out; an error ends its run
+alone.
+@function wire.every
+@tparam number s seconds from one beat to the next, more than zero
+@tparam function fn what to run; it may wait
+@tparam[opt] any ... its arguments
+@treturn Timer to cancel it
+@waits never
+*/
 static int l_every(lua_State *L) {
   double s = check_delay(L);
   luaL_argcheck(L, s > 0 && !isinf(s), 1, "an interval must be more than zero and finite");

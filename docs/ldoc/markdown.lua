@@ -141,6 +141,13 @@ local function sorted(modules)
   return list
 end
 
+-- The module's text, before and from its first heading.
+local function front_matter(mod)
+  local text = paragraphs(mod.summary .. mod.description)
+  local heading = text:find("\n## ", 1, true)
+  return paragraphs(text:sub(1, heading)), text:sub(heading + 1)
+end
+
 function markdown.write(modules)
   modules = sorted(modules)
   local sections = gather(modules)
@@ -153,10 +160,10 @@ function markdown.write(modules)
     parts[#parts + 1] = section.intro
     for _, item in ipairs(section.items) do parts[#parts + 1] = entry(item) end
   end
-  local front = modules[1]
+  local intro, conventions = front_matter(modules[1])
   io.write("# Reference\n\n<!-- made by `make docs` of the comments beside the code -->\n\n",
-    paragraphs(front.summary), "\n\n", table.concat(index, "\n"), "\n\n",
-    paragraphs(front.description), "\n\n", table.concat(parts, "\n\n"), "\n")
+    intro, "\n\n- **[Conventions](#conventions)**\n", table.concat(index, "\n"), "\n\n",
+    conventions, "\n\n", table.concat(parts, "\n\n"), "\n")
 end
 
 return markdown
