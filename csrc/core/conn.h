@@ -80,6 +80,7 @@ struct conn {
   bool desync;               /* a message was too long to be received: no next one is known */
   bool owed;                 /* a reply that nobody waits for any more is still to come */
   bool draining;             /* the server shuts down: no further message is awaited */
+  bool spared;               /* the keeper's own: it does not wait for this one */
   bool accepted;             /* this end was accepted (a pipe: the second end), not dialled */
 };
 

@@ -219,8 +219,8 @@ static void on_conn_ended(struct keeper *k, struct conn *c) {
 
 static void on_conn_gone(struct keeper *k, struct conn *c) {
   struct lserver *ls = (struct lserver *)(void *)k;
-  (void)c;
   ls->alive--;
+  if (c->spared) ls->spared--;
   note_fullness(ls);
   note_change(ls);
 }

@@ -115,60 +115,85 @@ static int l_close(lua_State *L) {
   return 1;
 }
 
-/* Is the caller one of its handlers or hooks?  It does not wait for itself. */
+/* Is the caller one of its handlers or hooks? */
 static bool is_own_task(const struct lserver *ls) {
   return ls->rt->running && ls->rt->running->serves == ls;
 }
 
-/* Nor for the connection that it handles. */
-static bool has_own_conn(lua_State *L, const struct lserver *ls) {
-  if (!is_own_task(ls)) return false;
+/* The caller's own connection, if it is the server's, or NULL. */
+static struct conn *own_conn(lua_State *L, const struct lserver *ls) {
   const struct lconn *own = task_push_own_conn(L, ls->rt->running);
   lua_pop(L, 1);
-  return own && own->c->keeper == &ls->keeper && own->c->state != CONN_CLOSED;
+  return own && own->c->keeper == &ls->keeper && own->c->state != CONN_CLOSED ? own->c : NULL;
 }
 
-/* [server]  What came before is still accepted and served. */
+/* Who calls from within is not waited for, by himself or by another who does the same. */
+static void step_aside(lua_State *L, struct lserver *ls) {
+  struct conn *c = own_conn(L, ls);
+  ls->stoppers++;
+  if (!c || c->spared) return;
+  c->spared = true;
+  ls->spared++;
+}
+
+static void step_back(lua_State *L, struct lserver *ls) {
+  struct conn *c = own_conn(L, ls);
+  ls->stoppers--;
+  if (!c || !c->spared) return;
+  c->spared = false;
+  ls->spared--;
+}
+
+static void abandon(struct op *o) { ((struct lserver *)o->on)->stoppers--; }
+
+static void drain_all(struct lserver *ls) {
+  for (struct conn *c = ls->rt->turn.first_conn; c; c = c->next)
+    if (c->keeper == &ls->keeper) conn_drain(c);
+}
+
+/* [server]  What came before is still accepted and served.  on_shutdown stands in line before the
+ * handlers that end now. */
 static void begin_shutdown(lua_State *L, struct lserver *ls) {
-  struct conn *next;
   if (ls->begun) return;
   ls->begun = true;
-  if (server_is_open(&ls->s) && ls->s.on_ready) {
-    server_look(&ls->s);
-    serve_backlog(L, ls, ls->backlog * ls->s.n);
-  }
-  serve_stop(ls);
-  for (struct conn *c = ls->rt->turn.first_conn; c; c = next) {
-    next = c->next;
-    if (c->keeper == &ls->keeper) conn_drain(c);
-  }
   if (lua_getiuservalue(L, 1, SERVER_ON_SHUTDOWN) != LUA_TNIL) {
     lua_pushvalue(L, 1);
     serve_spawn_hook(L, ls, 1, 0);
   }
   lua_settop(L, 1);
-}
-
-static void reset_all(struct lserver *ls) {
-  struct conn *next;
-  for (struct conn *c = ls->rt->turn.first_conn; c; c = next) {
-    next = c->next;
-    if (c->keeper == &ls->keeper && conn_is_open(c)) conn_reset(c);
+  if (server_is_open(&ls->s) && ls->s.on_ready) {
+    server_look(&ls->s);
+    serve_backlog(L, ls, ls->backlog * ls->s.n);
   }
+  serve_stop(ls);
+  drain_all(ls);
 }
 
-/* Over when its handlers have returned and its connections are gone.  Those that are closing
- * anyway are left to that when the time is up. */
+/* Resets what is open or has not got everything -> was there anything?  Connections that only
+ * wait for the peer's end are left to that. */
+static bool reset_all(struct lserver *ls) {
+  bool any = false;
+  for (struct conn *c = ls->rt->turn.first_conn; c; c = c->next) {
+    if (c->keeper != &ls->keeper || c->spared || (!conn_is_open(c) && conn_is_flushed(c)))
+      continue;
+    conn_reset(c);
+    any = true;
+  }
+  return any;
+}
+
+static bool is_shut_down(const struct lserver *ls) {
+  return ls->alive <= ls->spared && ls->handlers <= ls->stoppers;
+}
+
 static int shutdown_run(lua_State *L, struct rt *rt, struct op *o) {
   struct lserver *ls = o->on;
-  unsigned tasks = is_own_task(ls), conns = has_own_conn(L, ls);
   int r = 0;
-  while (r == 0 && (op_spent(L, rt, o) || ls->alive > conns || ls->handlers > tasks))
-    r = op_wait(L, rt, o);
+  while (r == 0 && (op_spent(L, rt, o) || !is_shut_down(ls))) r = op_wait(L, rt, o);
   op_done(rt, o);
-  bool ended = ls->conns <= conns && ls->handlers <= tasks;
-  if (!ended) reset_all(ls);
-  lua_pushboolean(L, ended);
+  bool busy = ls->handlers > ls->stoppers, left = reset_all(ls);
+  if (o->abandon) step_back(L, ls);
+  lua_pushboolean(L, !busy && !left);
   return 1;
 }
 
@@ -194,6 +219,10 @@ static int l_shutdown(lua_State *L) {
                  .outside = true};
   lua_settop(L, 1);
   begin_shutdown(L, ls);
+  if (is_own_task(ls)) {
+    step_aside(L, ls);
+    o.abandon = abandon;
+  }
   return shutdown_run(L, rt, &o);
 }
 

@@ -34,12 +34,13 @@ struct lserver {
   double drain_timeout, noted;           /* noted: when it last complained of exhaustion */
   size_t max_conns;
   int ref, backlog;
-  int pause_code;          /* why accepting rests; 0: dealt with */
-  unsigned conns, alive;   /* open; not gone: their descriptors are in use */
-  unsigned handlers;       /* tasks of the handler and of hooks that have not ended */
-  bool tells_close, begun; /* has an on_close; shutdown has begun */
-  bool collected;          /* for lack of descriptors, and none was had since */
-  bool exited;             /* stopped, and the last handler has returned */
+  int pause_code;            /* why accepting rests; 0: dealt with */
+  unsigned conns, alive;     /* open; not gone: their descriptors are in use */
+  unsigned handlers;         /* tasks of the handler and of hooks that have not ended */
+  unsigned stoppers, spared; /* of those, tasks that wait in shutdown; of alive, their own */
+  bool tells_close, begun;   /* has an on_close; shutdown has begun */
+  bool collected;            /* for lack of descriptors, and none was had since */
+  bool exited;               /* stopped, and the last handler has returned */
 };
 
 /* ---- lserve.c --------------------------------------------------------------------- */
