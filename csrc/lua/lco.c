@@ -81,7 +81,7 @@ Resumes a coroutine, as `coroutine.resume` does; it may wait inside.
 @tparam thread co the coroutine
 @tparam[opt] any ... what its function, or its `yield`, gets
 @treturn boolean true, or false after an error
-@treturn any ... what it yielded or returned, or the error
+@treturn any what it yielded or returned, however much, or the error
 @waits until the coroutine yields, ends or fails, if it waits before that
 @follows coroutine.resume of Lua
 */

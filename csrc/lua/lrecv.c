@@ -445,7 +445,7 @@ static int read_run(lua_State *L, struct rt *rt, struct op *o) {
 Reads as from a Lua file: the same formats, and nil alone at the end.
 @function Conn:read
 @tparam[opt="l"] string|integer ... "l", "L", "a" (at most `limits.all`) or a count, also with "*"
-@treturn string|nil ... one result for each format, up to the first that fails
+@treturn string|nil one result for each format, up to the first that fails
 @codes ETIMEDOUT, EMSGSIZE, ECLOSED
 @waits until the formats are satisfied
 @follows file:read of Lua

@@ -73,7 +73,7 @@ A task may be joined by several tasks, and again after its end.
 @function Task:join
 @tparam[opt=math.huge] number timeout seconds
 @treturn boolean true
-@treturn any ... the results of the task's function
+@treturn any the results of the task's function, however many
 @codes ETIMEDOUT, ECANCELED, EERROR (the message is the traceback, and the error value is a fourth
 result)
 @waits until the task has ended
@@ -220,7 +220,7 @@ cancel the main task.
 @function wire.run
 @tparam[opt] function fn the main task
 @tparam[opt] any ... its arguments
-@treturn any ... the results of the function
+@treturn any the results of the function, however many
 @waits until that end, or `wire.stop`
 @raise inside a task or another run, the error of the function, or "deadlock: ..." if the function
 waits for what nothing can bring any more

@@ -11,6 +11,8 @@ local ORDER <const> = { "wire", "Conn", "Conn.receiving", "Conn.sending", "Serve
 
 -- ---- texts --------------------------------------------------------------------------
 
+local function type_of(text) return text == "" and "any" or text end
+
 local function one_line(text) return (text:gsub("%s+", " "):gsub("^ ", ""):gsub(" $", "")) end
 
 -- Comments stand one space behind what marks them.
@@ -39,7 +41,7 @@ local function parameter(item, name)
   local default = item:default_of_param(name)
   local optional = default and ", optional" or ""
   if type(default) == "string" then optional = (", default `%s`"):format(default) end
-  return ("- `%s` (%s%s): %s"):format(name, item:type_of_param(name), optional,
+  return ("- `%s` (%s%s): %s"):format(name, type_of(item:type_of_param(name)), optional,
     one_line(item.params.map[name] or ""))
 end
 
@@ -50,11 +52,12 @@ local function results(item)
     local list = {}
     for i, result in ipairs(group) do
       local text = one_line(result.text)
-      list[i] = result.type .. (text == "" and "" or ": " .. text)
+      local number = #group > 1 and ("(%d) "):format(i) or ""
+      list[i] = number .. type_of(result.type) .. (text == "" and "" or ": " .. text)
     end
     groups[#groups + 1] = table.concat(list, "; ")
   end
-  return groups[1] and table.concat(groups, "; or ") or "nothing"
+  return groups[1] and table.concat(groups, " **or** ") or "nothing"
 end
 
 local function fact(label, texts)

@@ -12,9 +12,7 @@
 -- only ever a name or an IP address. Port 0 asks the system for a free one.
 --
 -- **Failures** of the world are `nil, message, code`. The message is for people and says what was
--- being done and to whom; the code is for programs: libuv's own name where the system failed
--- (`ECONNREFUSED`, `ECONNRESET`, `EADDRINUSE`, `EMFILE`, `ENOTFOUND`), and these. An entry without
--- codes does not fail.
+-- being done and to whom; the code is for programs. An entry without codes does not fail.
 --
 -- | code | meaning |
 -- |---|---|
@@ -24,9 +22,15 @@
 -- | `EMSGSIZE` | a line, frame or package over its limit |
 -- | `EPROTO` | bytes that the framing cannot be, or a stream whose next message is unknown |
 -- | `EAGAIN` | a call that never waits would have had to |
+-- | `ECONNREFUSED`, `ENOTFOUND` | nobody listens there; there is no such host |
+-- | `ECONNRESET`, `EPIPE` | the peer has ended the connection, and takes nothing any more |
 -- | `ECONNABORTED` | the system gave up on an established connection |
+-- | `EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES` | listening: taken, not of this host, not allowed |
+-- | `EINVAL` | what was given is no address, or nothing that the system can do |
+-- | `EMFILE`, `ENOMEM` | no descriptor or memory is left |
 -- | `EERROR` | (of `join`) the task died of a Lua error |
 -- | `ECANCELED` | (of `join`) the task was cancelled |
+-- | others | the system's own names, as libuv gives them |
 --
 -- **Misuse** raises an error that says what to do instead: a wrong type, a negative count, an
 -- unknown option, a wait where Lua cannot yield (inside `table.sort`, a plain coroutine, a
