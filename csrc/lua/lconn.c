@@ -449,6 +449,7 @@ void lconn_register(lua_State *L, struct rt *rt) {
   lua_getfield(L, -1, "__index");
   rt_setfuncs(L, rt, lrecv_methods);
   rt_setfuncs(L, rt, lsend_methods);
+  rt_setfuncs(L, rt, lfile_methods);
   lrecv_set_iterators(L, rt);
   lua_pop(L, 2);
 }

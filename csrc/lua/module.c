@@ -62,6 +62,7 @@ int luaopen_lunewire_core(lua_State *L) {
   lframing_register(L, rt);
   lconn_register(L, rt);
   ldial_register(L, rt);
+  lfile_register(L, rt);
   lresolve_register(L, rt);
   lserver_register(L, rt);
   llisten_register(L, rt);

@@ -287,7 +287,7 @@ int lframing_recv(lua_State *L, struct rt *rt, struct op *o, size_t max);
  * it has none. */
 void lframing_encode(lua_State *L, const char *what);
 
-extern const luaL_Reg lrecv_methods[], lsend_methods[];
+extern const luaL_Reg lrecv_methods[], lsend_methods[], lfile_methods[];
 /* The iterators, entered into the table at the top. */
 void lrecv_set_iterators(lua_State *L, struct rt *rt);
 
@@ -304,6 +304,7 @@ void ltask_register(lua_State *L, struct rt *rt);
 void lco_register(lua_State *L, struct rt *rt);
 void lconn_register(lua_State *L, struct rt *rt);
 void ldial_register(lua_State *L, struct rt *rt);
+void lfile_register(lua_State *L, struct rt *rt);
 void lresolve_register(lua_State *L, struct rt *rt);
 void llisten_register(lua_State *L, struct rt *rt);
 void lserver_register(lua_State *L, struct rt *rt);

@@ -48,18 +48,24 @@
 
 local core = require "lunewire.core"
 local quit = require "lunewire.quit"
+local ports = require "lunewire.ports"
+local stream = require "lunewire.stream"
 
 local wire = {
   CANCELED = core.CANCELED,
   after = core.after,
   co = core.co,
   connect = core.connect,
+  copy = stream.copy,
   every = core.every,
   framing = core.framing,
+  free_port = ports.free_port,
   now = core.now,
   on_error = core.on_error,
   on_signal = core.on_signal,
   pipe = core.pipe,
+  relay = stream.relay,
+  request = stream.request,
   resolve = core.resolve,
   run = core.run,
   sleep = core.sleep,
