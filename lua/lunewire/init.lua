@@ -28,6 +28,8 @@
 -- | `EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES` | listening: taken, not of this host, not allowed |
 -- | `EINVAL` | what was given is no address, or nothing that the system can do |
 -- | `EMFILE`, `ENOMEM` | no descriptor or memory is left |
+-- | `ETLS` | a TLS failure that is not about a certificate; a truncated stream is one |
+-- | `ECERT` | this side rejected the peer's certificate, or it sent none |
 -- | `EERROR` | (of `join`) the task died of a Lua error |
 -- | `ECANCELED` | (of `join`) the task was cancelled |
 -- | others | the system's own names, as libuv gives them |
