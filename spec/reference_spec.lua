@@ -233,8 +233,8 @@ local makers = {
 
 local function first_required(entry)
   local first = entry.parameters[1]
-  return first and not first.optional and first.name ~= "..." and not first.type:find "%f[%a]nil"
-    and first
+  return first and not first.optional and first.name ~= "..." and
+    not first.type:find "^%?" and not first.type:find "%f[%a]nil"
 end
 
 local function declared_parameters(fn)
