@@ -234,7 +234,7 @@ local makers = {
 local function first_required(entry)
   local first = entry.parameters[1]
   return first and not first.optional and first.name ~= "..." and
-    not first.type:find "^%?" and not first.type:find "%f[%a]nil"
+    not first.type:find "%f[%a]nil%f[%A]"
 end
 
 local function declared_parameters(fn)

@@ -138,7 +138,7 @@ The message is `offset + size + value + adjust` bytes long, with `includes_heade
 length is filled in; with an `offset` and a strip, `send_frame(data, {head = ...})` gives what
 precedes the length.
 @function wire.framing.length
-@tparam[opt] table opts
+@tparam[opt] table opts how the length looks:
  - `size` (2): bytes of the length, 1, 2, 3, 4 or 8
  - `endian` ("big"): or "little"
  - `offset` (0): bytes before the length, at most 65536

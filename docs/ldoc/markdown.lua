@@ -11,9 +11,17 @@ local ORDER <const> = { "wire", "Conn", "Conn.receiving", "Conn.sending", "Serve
 
 -- ---- texts --------------------------------------------------------------------------
 
-local function type_of(text) return text == "" and "any" or text end
+-- "?number" may be nil.
+local function type_of(text)
+  return text == "" and "any" or (text:gsub("^%?(.+)$", "%1|nil"))
+end
 
 local function one_line(text) return (text:gsub("%s+", " "):gsub("^ ", ""):gsub(" $", "")) end
+
+-- Lists in a text go one level deeper than the text itself.
+local function with_list(text)
+  return (one_line(text:gsub("\n%s*%- ", "\0")):gsub(" ?\0", "\n  - "))
+end
 
 -- Comments stand one space behind what marks them.
 local function paragraphs(text)
@@ -42,7 +50,7 @@ local function parameter(item, name)
   local optional = default and ", optional" or ""
   if type(default) == "string" then optional = (", default `%s`"):format(default) end
   return ("- `%s` (%s%s): %s"):format(name, type_of(item:type_of_param(name)), optional,
-    one_line(item.params.map[name] or ""))
+    with_list(item.params.map[name] or ""))
 end
 
 -- Groups of results are alternatives.
