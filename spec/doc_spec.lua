@@ -2,7 +2,7 @@
 --
 -- Lua snippets print what stands behind their `-->` marks.  README.md: the first one is a whole
 -- script, a server; the others are one session, run one after the other while that server serves.
--- docs/guide.md: each one is run alone, but for those of what is still to come (```lua later).
+-- docs/guide.md: each one is run alone.
 local assert = require "luassert"
 local describe = require("busted").describe
 local support = require "spec.support"
