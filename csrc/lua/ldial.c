@@ -277,9 +277,9 @@ by every process that shares the socket.)  Where adopting fails, the descriptor 
 it was.  The connection counts as dialled, not as accepted.
 @function wire.adopt
 @tparam integer fd the descriptor
-@tparam[opt] table opts `timeout` and `idle_timeout` (seconds, of each call as by `set_timeout` and
-  `set_idle_timeout`), `nodelay` (true), `keepalive` (true, false or `{idle=, interval=,
-  count=}`), `framing`, `limits`; a number is the `timeout`
+@tparam[opt] number|table opts `timeout` and `idle_timeout` (seconds, of each call as by
+  `set_timeout` and `set_idle_timeout`), `nodelay` (true), `keepalive` (true, false or `{idle=,
+  interval=, count=}`), `framing`, `limits`
 @treturn Conn the connection
 @codes EBADF (no descriptor), ENOTSOCK (a file), EPROTOTYPE (not a stream socket), ENOTCONN (not
   connected, or listening), EEXIST (a connection's already)

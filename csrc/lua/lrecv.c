@@ -1,12 +1,6 @@
-/* Receiving: every method is a framing and a way to hand the result over.
- * What this is not: where bytes come from (conn_take), where messages end (framing.c). */
-#include <math.h>
-#include <string.h>
-
+/* What scripts call to receive: every method is a framing and a way to hand the result over.
+ * What this is not: how such a call goes (recv.c). */
 #include "rt.h"
-
-/* How results look: nil, message, code | an iterator's end | a file's read */
-enum style { AS_METHOD, AS_ITERATOR, AS_FILE };
 
 /* ---- options ---------------------------------------------------------------------- */
 
@@ -17,170 +11,6 @@ static const struct opt line_keys[] = {OPT_TIMEOUT, OPT_MAX,   OPT_KEEP,
 static const struct opt pkg_keys[] = {OPT_TIMEOUT, OPT_MAX, OPT_HEADER, OPT_RETRY, OPT_END};
 
 static size_t limit(size_t max, size_t otherwise) { return max ? max : otherwise; }
-
-/* ---- the one way of receiving ----------------------------------------------------- */
-
-static int recv_run(lua_State *L, struct rt *rt, struct op *o);
-
-struct op recv_op(struct conn *c, const char *what) {
-  return (struct op){.run = recv_run,
-                     .what = what,
-                     .q = &c->readers,
-                     .deadline = &c->recv_due,
-                     .timeout = c->timeout,
-                     .on = c,
-                     .outside = c->link && c->link->outside};
-}
-
-void recv_set_pkg(struct conn *c, struct framing *f, int header, size_t max) {
-  *f = (struct framing){.kind = FRAMING_LENGTH,
-                        .size = (uint8_t)header,
-                        .strip = (uint32_t)header,
-                        .max = limit(max, c->limits.frame)};
-}
-
-static bool has_terminator(const struct framing *f) {
-  return f->kind == FRAMING_LINE || f->kind == FRAMING_DELIMITER;
-}
-
-/* Between two messages of a connection whose server shuts down?  A reply is still awaited. */
-static bool is_drained(const struct op *o) {
-  const struct conn *c = o->on;
-  size_t n;
-  if (!c->draining || o->abandon) return false;
-  conn_input(c, &n);
-  return n == 0;
-}
-
-enum { SKIP_STEPS = 16 }; /* pieces of an over-long line thrown away in one go */
-
-/* Skipping can go on for as long as the peer sends: it gives way now and then. */
-static int recv_try(lua_State *L, struct rt *rt, struct op *o, struct message *m) {
-  struct conn *c = o->on;
-  int r = 0;
-  for (int step = 0;; step++) {
-    bool skips = has_terminator(&o->f) && c->skipping == o->f.kind;
-    if (skips && step >= SKIP_STEPS) {
-      if (op_expired(rt, o)) return ERR_TIMEDOUT;
-      if (op_give_way(L, rt, o)) return ERR_AGAIN;
-      step = 0;
-    }
-    r = skips ? conn_skip(c, &o->f) : conn_take(c, &o->f, m);
-    if (r == 0 && skips) continue;
-    if (r == ERR_AGAIN && is_drained(o)) return ERR_CLOSED;
-    if (r != ERR_MSGSIZE || !(o->skip || skips)) return r;
-    c->skipping = o->f.kind;
-  }
-}
-
-/* Something new is there, or nothing any more: this wait lasts for the buffer wait from now on,
- * within the call's time, which o->timeout holds since the first byte. */
-static void gather_on(struct rt *rt, struct op *o, size_t n) {
-  const struct conn *c = o->on;
-  double now = turn_now(&rt->turn), quiet = now + (double)c->buffer_wait;
-  if (o->f.count == 0) o->timeout = o->due != 0 ? o->due : now + o->timeout;
-  o->f.count = n;
-  o->due = n && quiet < o->timeout ? quiet : o->timeout;
-}
-
-/* r: what the try gave, at best what is there.  With a buffer wait it is all that comes until
- * the line is quiet, which is when the wait's time is over.  o->f.count: how much was there when
- * last looked at. */
-static int gather(struct rt *rt, struct op *o, struct message *m, int r) {
-  struct conn *c = o->on;
-  size_t n;
-  if (c->buffer_wait <= 0 || (r && r != ERR_AGAIN)) return r;
-  if (o->f.max == SIZE_MAX) o->f.max = c->limits.all;
-  const struct framing all = {.kind = FRAMING_ALL, .by_byte = true, .max = o->f.max};
-  if (r == 0) r = conn_take(c, &all, m);
-  conn_input(c, &n);
-  if (n != o->f.count) gather_on(rt, o, n);
-  if (r == ERR_AGAIN && n < o->f.max) return r;
-  return conn_take(c, &o->f, m);
-}
-
-/* Its time is over: what it has gathered is the message. */
-static int gathered(struct op *o, struct message *m) {
-  int r = o->f.count ? conn_take(o->on, &o->f, m) : ERR_TIMEDOUT;
-  return r == ERR_AGAIN ? ERR_TIMEDOUT : r;
-}
-
-/* A call that will not wait, or may not, still takes what the system has by now. */
-static void recv_begin(struct rt *rt, struct op *o) {
-  struct conn *c = o->on;
-  conn_begin(c, &o->f);
-  if (c->draining || o->timeout <= 0 ||
-      (c->recv_due != INFINITY && c->recv_due <= turn_now(&rt->turn)))
-    conn_try_link(c);
-}
-
-int recv_wait(lua_State *L, struct rt *rt, struct op *o, struct message *m) {
-  int r;
-  if (!o->waited) recv_begin(rt, o);
-  for (;;) {
-    bool mine = (r = op_turn(L, rt, o)) == 0;
-    if (mine) r = recv_try(L, rt, o, m);
-    if (mine && o->gathers) r = gather(rt, o, m, r);
-    if (r != ERR_AGAIN) break;
-    conn_want_input(o->on);
-    if ((r = op_wait(L, rt, o)) != 0) break;
-  }
-  if (r == ERR_TIMEDOUT && o->gathers) r = gathered(o, m);
-  if (r || !o->keeps_place) op_done(rt, o);
-  return r;
-}
-
-bool recv_push(lua_State *L, const struct op *o, const struct message *m) {
-  struct conn *c = o->on;
-  struct cut cut = m->cut;
-  uint64_t before = c->consumed;
-  bool peek = o->peek;
-  lua_pushlstring(L, m->base + cut.at, cut.len);
-  if (c->consumed != before) {
-    lua_pop(L, 1);
-    return false;
-  }
-  if (!peek) conn_took(c, &cut);
-  return true;
-}
-
-/* What had come of the message that the end cut off is handed over with the failure. */
-static int push_partial(lua_State *L, struct conn *c) {
-  size_t n;
-  const char *p = conn_input(c, &n);
-  if (n == 0) return 0;
-  lua_pushlstring(L, p, n);
-  conn_consume(c, n);
-  return 1;
-}
-
-static bool is_clean_end(const struct conn *c, int code) {
-  size_t n;
-  conn_input(c, &n);
-  return code == ERR_EOF && n == 0;
-}
-
-int recv_failed(lua_State *L, struct op *o, int code) {
-  struct conn *c = o->on;
-  bool clean = is_clean_end(c, code), partial = code == ERR_EOF && !o->peek;
-  c->recv_failure = (struct conn_failure){clean ? 0 : code, o->what};
-  if (o->style == AS_ITERATOR || (o->style == AS_FILE && clean)) {
-    c->failure = (struct conn_failure){code, o->what};
-    lua_pushnil(L);
-    return 1;
-  }
-  int n = conn_failed(L, c, o->what, code);
-  return n + (partial ? push_partial(L, c) : 0);
-}
-
-static int recv_run(lua_State *L, struct rt *rt, struct op *o) {
-  struct message m;
-  for (;;) {
-    int r = recv_wait(L, rt, o, &m);
-    if (r) return recv_failed(L, o, r);
-    if (recv_push(L, o, &m)) return 1;
-  }
-}
 
 /***
 One call receives at a time; further callers stand in line, so that each gets a message of its own.
@@ -210,10 +40,10 @@ static int recv_count(lua_State *L, const char *what, bool peek) {
   o.peek = peek;
   o.f = (struct framing){
       .kind = FRAMING_FIXED, .by_byte = true, .count = n, .max = limit(ro.max, SIZE_MAX)};
-  return recv_run(L, rt, &o);
+  return recv_one(L, rt, &o);
 }
 
-static int recv_raw(lua_State *L, const char *what, int opts, size_t max, enum style style) {
+static int recv_raw(lua_State *L, const char *what, int opts, size_t max, enum recv_style style) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
   struct op o = recv_op(c, what);
@@ -223,7 +53,7 @@ static int recv_raw(lua_State *L, const char *what, int opts, size_t max, enum s
   o.gathers = max == 0;
   o.f = (struct framing){
       .kind = FRAMING_RAW, .by_byte = true, .max = limit(max ? max : ro.max, SIZE_MAX)};
-  return recv_run(L, rt, &o);
+  return recv_one(L, rt, &o);
 }
 
 /***
@@ -327,7 +157,7 @@ static int l_buffered(lua_State *L) {
 
 /* ---- by line, delimiter, package, frame ------------------------------------------- */
 
-static int recv_line(lua_State *L, int opts, enum style style) {
+static int recv_line(lua_State *L, int opts, enum recv_style style) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
   struct op o = recv_op(c, style == AS_METHOD ? "recv_line" : "lines");
@@ -339,7 +169,7 @@ static int recv_line(lua_State *L, int opts, enum style style) {
                          .keep = ro.keep,
                          .last = style == AS_ITERATOR,
                          .max = limit(ro.max, c->limits.line)};
-  return recv_run(L, rt, &o);
+  return recv_one(L, rt, &o);
 }
 
 /***
@@ -373,10 +203,10 @@ static int l_recv_until(lua_State *L) {
   o.skip = ro.skip;
   o.f.keep = ro.keep;
   o.f.max = limit(ro.max, c->limits.line);
-  return recv_run(L, rt, &o);
+  return recv_one(L, rt, &o);
 }
 
-static int recv_pkg(lua_State *L, int opts, enum style style) {
+static int recv_pkg(lua_State *L, int opts, enum recv_style style) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
   struct op o = recv_op(c, style == AS_METHOD ? "recv_pkg" : "pkgs");
@@ -384,7 +214,7 @@ static int recv_pkg(lua_State *L, int opts, enum style style) {
   o.timeout = ro.timeout;
   o.style = (uint8_t)style;
   recv_set_pkg(c, &o.f, ro.header, ro.max);
-  return recv_run(L, rt, &o);
+  return recv_one(L, rt, &o);
 }
 
 /***
@@ -399,10 +229,10 @@ the length, 1 to 4
 static int l_recv_pkg(lua_State *L) { return recv_pkg(L, 2, AS_METHOD); }
 
 static size_t frame_limit(const struct conn *c, const struct framing *f) {
-  return has_terminator(f) ? c->limits.line : c->limits.frame;
+  return recv_has_terminator(f) ? c->limits.line : c->limits.frame;
 }
 
-static int recv_frame(lua_State *L, int opts, enum style style) {
+static int recv_frame(lua_State *L, int opts, enum recv_style style) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
   struct op o = recv_op(c, style == AS_METHOD ? "recv_frame" : "frames");
@@ -415,7 +245,7 @@ static int recv_frame(lua_State *L, int opts, enum style style) {
   o.f.last = style == AS_ITERATOR;
   o.f.max =
       limit(ro.max, limit(o.f.max, o.f.kind == FRAMING_RAW ? SIZE_MAX : frame_limit(c, &o.f)));
-  return recv_run(L, rt, &o);
+  return recv_one(L, rt, &o);
 }
 
 /***
@@ -461,7 +291,7 @@ static int read_end(lua_State *L, struct op *o) {
     lua_pushliteral(L, "");
     return 1;
   }
-  return o->f.kind == FRAMING_FIXED && !o->peek ? push_partial(L, c) : 0;
+  return o->f.kind == FRAMING_FIXED && !o->peek ? recv_push_partial(L, c) : 0;
 }
 
 /* Each format's result is pushed; the first that fails ends the call. */
@@ -504,13 +334,13 @@ static int l_read(lua_State *L) {
 
 /* ---- iterators: next(conn), with the options as upvalue 2 -------------------------- */
 
-static int next_with(lua_State *L, int (*recv)(lua_State *, int, enum style)) {
+static int next_with(lua_State *L, int (*recv)(lua_State *, int, enum recv_style)) {
   lua_settop(L, 1);
   lua_pushvalue(L, lua_upvalueindex(2));
   return recv(L, 2, AS_ITERATOR);
 }
 
-static int recv_chunk(lua_State *L, int opts, enum style style) {
+static int recv_chunk(lua_State *L, int opts, enum recv_style style) {
   return recv_raw(L, "chunks", opts, 0, style);
 }
 
