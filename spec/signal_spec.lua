@@ -329,8 +329,8 @@ describe("on_signal", function()
       assert(wire.serve("127.0.0.1:0", { on_shutdown = function() print "down" end }, echo))
       local handle
       handle = wire.on_signal("TERM", function()
+        handle:cancel() -- before the next signal can come
         print "mine"
-        handle:cancel()
       end)
       wire.after(0, ready)
       wire.run()
