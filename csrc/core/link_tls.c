@@ -118,7 +118,7 @@ static int fail(struct link_tls *t, int code, const char *detail) {
 
 /* Ours to reject is the peer's certificate; everything else is the protocol. */
 static int fail_by_library(struct link_tls *t) {
-  unsigned long e = ERR_peek_error();
+  unsigned long e = ERR_peek_last_error();
   long verified = SSL_get_verify_result(t->ssl);
   if (verified != X509_V_OK && ERR_GET_REASON(e) == SSL_R_CERTIFICATE_VERIFY_FAILED)
     return fail(t, ERR_CERT, X509_verify_cert_error_string(verified));
