@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "conn.h"
 #include "err.h"
@@ -26,6 +27,32 @@ void turn_freshen(struct turn *t) {
 /* What is on its way in memory counts as what the outside may bring. */
 bool turn_alive(const struct turn *t) {
   return t->ready.first || t->first_visit || t->holds > 0 || t->world->first_post;
+}
+
+/* ---- texts that are kept --------------------------------------------------------- */
+
+struct text {
+  struct text *next;
+  char chars[];
+};
+
+const char *turn_keep(struct turn *t, const char *text) {
+  for (const struct text *k = t->texts; k; k = k->next)
+    if (strcmp(k->chars, text) == 0) return k->chars;
+  size_t n = strlen(text) + 1;
+  struct text *k = malloc(sizeof *k + n);
+  if (!k) return NULL;
+  memcpy(k->chars, text, n);
+  k->next = t->texts;
+  t->texts = k;
+  return k->chars;
+}
+
+static void free_texts(struct turn *t) {
+  for (struct text *k; (k = t->texts);) {
+    t->texts = k->next;
+    free(k);
+  }
 }
 
 /* ---- jobs ------------------------------------------------------------------------ */
@@ -114,6 +141,7 @@ void turn_fini(struct turn *t, double seconds) {
   conn_free_all(t);
   timers_fini(&t->timers);
   tls_root_close(t->tls);
+  free_texts(t);
   free(t->page);
 }
 

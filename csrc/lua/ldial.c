@@ -234,8 +234,8 @@ static int bad_local(lua_State *L, const struct ldial *ld, const char *why) {
 /* The name that TLS expects: that of the address, without the dot of a name that is absolute; no
  * name is this host.  Raises if it must verify and knows nobody. */
 static void expect_host(lua_State *L, struct ldial *ld, const char *host) {
-  size_t n = strlen(host);
-  memcpy(ld->host, n ? host : "localhost", n ? n + 1 : sizeof "localhost");
+  size_t n = addr_is_unix(host) ? 0 : strlen(host);
+  if (n || !*host) memcpy(ld->host, n ? host : "localhost", n ? n + 1 : sizeof "localhost");
   if (n > 1 && host[n - 1] == '.') ld->host[n - 1] = '\0';
   if (!lua_isnil(L, ld->tls)) ltls_host(L, ltls_to_context(L, ld->tls), ld->host);
 }
@@ -291,7 +291,7 @@ static int l_connect(lua_State *L) {
   ld->text = lua_gettop(L);
   if (r) return push_failure(L, "connect", lua_tostring(L, -1), why, r);
   if (bad) return bad_local(L, ld, why_local);
-  ld->numeric = addr_from_ip(&to, host, port) == 0;
+  ld->numeric = addr_is_unix(host) || addr_from_ip(&to, host, port) == 0;
   expect_host(L, ld, host);
   ld->d = dial_new(&rt->turn, host, port, lua_isnil(L, ld->local) ? NULL : &from);
   if (!ld->d) return connect_failed(L, ld, ERR_NOMEM);

@@ -367,7 +367,7 @@ static int l_addrs(lua_State *L) {
 /***
 The port of the first address.
 @function Server:port
-@treturn integer never 0
+@treturn integer never 0, but for a Unix socket
 @waits never
 */
 static int l_port(lua_State *L) {
