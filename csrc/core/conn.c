@@ -354,7 +354,6 @@ static bool read_ahead(struct conn *c) {
   }
   size_t have = buf_len(&c->in), got;
   if (have < CONN_READ_AHEAD && !c->in_end) {
-    freshen_now(c);
     if (read_once(c, t->page, CONN_READ_AHEAD - have, &got) != 0) return true;
     if (got && buf_append(&c->in, t->page, got) != 0) note_end(c, ERR_NOMEM);
   }
@@ -397,6 +396,7 @@ static bool is_up(struct conn *c) {
 
 static void on_ready(struct link *l, unsigned events) {
   struct conn *c = l->owner;
+  turn_freshen(c->turn);
   c->last_active = c->turn->now;
   if (!is_up(c)) return;
   if (events & LINK_OUT) conn_unblock(c);

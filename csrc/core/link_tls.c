@@ -12,35 +12,13 @@
 
 #include "buf.h"
 #include "err.h"
-#include "tls_internal.h"
+#include "tls_session.h"
 #include "turn.h"
 
 enum {
   SEAL_AT_ONCE = 64 * 1024, /* bytes of data taken by one write */
-  RECORD = 16 * 1024,
-  SEALED_MOST = 64 * 1024, /* unsent: no more is read meanwhile, since reading may cause output */
-  OVERHEAD = 512           /* what a record may add to its data, generously */
-};
-
-enum phase { HANDSHAKE, UP, FAILED };
-
-struct link_tls {
-  struct link link;
-  struct post post; /* reports what is pending here, which the link below knows nothing of */
-  struct link *below;
-  struct turn *turn;
-  struct tls_root *root;
-  struct tls_context *context;
-  SSL *ssl; /* NULL until the first byte: a silent client costs nothing */
-  char *host;
-  struct buf came, sealed;
-  const char *fed; /* what the session may take now, only inside a call */
-  size_t fed_len;
-  const char *detail;
-  int end;     /* of reading, sticky: ERR_EOF or a code; 0: not yet */
-  int out_end; /* why nothing can be written any more; 0: it can */
-  uint8_t phase, wanted;
-  bool server, shut, below_shut;
+  SEALED_MOST = 64 * 1024,  /* unsent: no more is read meanwhile, since reading may cause output */
+  OVERHEAD = 512            /* what a record may add to its data, generously */
 };
 
 static const struct link_ops link_tls_ops;
@@ -50,95 +28,6 @@ static struct link_tls *tls_of(const struct link *l) {
 }
 
 bool link_is_tls(const struct link *l) { return l->ops == &link_tls_ops; }
-
-/* ---- the session's bytes ------------------------------------------------------------- */
-
-static int bio_read(BIO *b, char *to, int room) {
-  struct link_tls *t = BIO_get_data(b);
-  BIO_clear_retry_flags(b);
-  if (t->fed_len == 0) {
-    BIO_set_retry_read(b);
-    return -1;
-  }
-  size_t n = t->fed_len < (size_t)room ? t->fed_len : (size_t)room;
-  memcpy(to, t->fed, n);
-  t->fed += n;
-  t->fed_len -= n;
-  return (int)n;
-}
-
-/* What is in the page goes behind what is kept. */
-static int keep_page(struct link_tls *t) {
-  struct tls_root *root = t->root;
-  int r = root->out_len ? buf_append(&t->sealed, root->out, root->out_len) : 0;
-  root->out_len = 0;
-  return r;
-}
-
-static int bio_write(BIO *b, const char *data, int len) {
-  struct link_tls *t = BIO_get_data(b);
-  struct tls_root *root = t->root;
-  size_t n = (size_t)len;
-  BIO_clear_retry_flags(b);
-  if (buf_len(&t->sealed) == 0 && n <= TLS_PAGE - root->out_len) {
-    memcpy(root->out + root->out_len, data, n);
-    root->out_len += n;
-    return len;
-  }
-  return keep_page(t) == 0 && buf_append(&t->sealed, data, n) == 0 ? len : -1;
-}
-
-static long bio_ctrl(BIO *b, int what, long number, void *p) {
-  (void)b, (void)number, (void)p;
-  return what == BIO_CTRL_FLUSH;
-}
-
-static int bio_create(BIO *b) {
-  BIO_set_init(b, 1);
-  return 1;
-}
-
-BIO_METHOD *tls_bio_method(void) {
-  BIO_METHOD *m = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "lunewire");
-  if (!m) return NULL;
-  BIO_meth_set_create(m, bio_create);
-  BIO_meth_set_read(m, bio_read);
-  BIO_meth_set_write(m, bio_write);
-  BIO_meth_set_ctrl(m, bio_ctrl);
-  return m;
-}
-
-/* ---- what the session says ------------------------------------------------------------ */
-
-static int fail(struct link_tls *t, int code, const char *detail) {
-  t->detail = detail;
-  t->phase = FAILED;
-  return t->end = t->out_end = code;
-}
-
-/* Ours to reject is the peer's certificate; everything else is the protocol. */
-static int fail_by_library(struct link_tls *t) {
-  unsigned long e = ERR_peek_error();
-  long verified = SSL_get_verify_result(t->ssl);
-  if (verified != X509_V_OK && ERR_GET_REASON(e) == SSL_R_CERTIFICATE_VERIFY_FAILED)
-    return fail(t, ERR_CERT, X509_verify_cert_error_string(verified));
-  if (ERR_GET_REASON(e) == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE)
-    return fail(t, ERR_CERT, "the peer sent no certificate");
-  if (ERR_GET_REASON(e) == ERR_R_MALLOC_FAILURE) return fail(t, ERR_NOMEM, NULL);
-  return fail(t, ERR_TLS, ERR_reason_error_string(e));
-}
-
-/* What a call of the library that returned r <= 0 means: ERR_AGAIN: it wants more input. */
-static int outcome(struct link_tls *t, int r) {
-  switch (SSL_get_error(t->ssl, r)) {
-  case SSL_ERROR_WANT_READ:
-    return ERR_AGAIN;
-  case SSL_ERROR_ZERO_RETURN:
-    return t->end = ERR_EOF;
-  default:
-    return fail_by_library(t);
-  }
-}
 
 /* ---- to and from the link below -------------------------------------------------------- */
 
@@ -176,10 +65,10 @@ static void shut_below(struct link_tls *t) {
 /* Every call that may have made output ends here. */
 static void flush(struct link_tls *t) {
   if (buf_len(&t->sealed)) {
-    if (keep_page(t) != 0) fail(t, ERR_NOMEM, NULL);
+    if (tls_keep_page(t) != 0) tls_fail(t, ERR_NOMEM, NULL);
     buf_consume(&t->sealed, write_below(t, buf_data(&t->sealed), buf_len(&t->sealed)));
   } else if (flush_page(t) != 0) {
-    fail(t, ERR_NOMEM, NULL);
+    tls_fail(t, ERR_NOMEM, NULL);
   }
   shut_below(t);
   want_below(t);
@@ -222,33 +111,10 @@ static int unfeed(struct link_tls *t) {
   else if (t->fed_len)
     r = buf_append(&t->came, t->fed, t->fed_len);
   t->fed_len = 0;
-  return r ? fail(t, ERR_NOMEM, NULL) : 0;
+  return r ? tls_fail(t, ERR_NOMEM, NULL) : 0;
 }
 
 /* ---- the handshake -------------------------------------------------------------------- */
-
-static int begin(struct link_tls *t) {
-  if (t->ssl) return 0;
-  BIO *b = BIO_new(t->root->bio);
-  t->ssl = b ? tls_session_new(t->context, t->server, t->host) : NULL;
-  if (!t->ssl) {
-    BIO_free(b);
-    return fail(t, ERR_NOMEM, NULL);
-  }
-  BIO_set_data(b, t);
-  SSL_set_bio(t->ssl, b, b);
-  return 0;
-}
-
-static int advance(struct link_tls *t) {
-  ERR_clear_error();
-  int r = SSL_do_handshake(t->ssl);
-  if (r == 1) {
-    t->phase = UP;
-    return 0;
-  }
-  return outcome(t, r);
-}
 
 /* A step: what the peer sent, and our answer to it. */
 static void handshake(struct link_tls *t) {
@@ -257,10 +123,10 @@ static void handshake(struct link_tls *t) {
   while (t->phase == HANDSHAKE && r == 0) {
     r = feed(t, PAGE_SIZE_BYTES, &dry);
     if (r) break;
-    if (begin(t) == 0 && (r = advance(t)) == ERR_AGAIN && !dry) r = 0;
+    if (tls_begin(t) == 0 && (r = tls_advance(t)) == ERR_AGAIN && !dry) r = 0;
     unfeed(t);
   }
-  if (r && r != ERR_AGAIN && t->phase == HANDSHAKE) fail(t, r, t->detail);
+  if (r && r != ERR_AGAIN && t->phase == HANDSHAKE) tls_fail(t, r, t->detail);
   flush(t);
 }
 
@@ -322,33 +188,16 @@ static int link_tls_state(struct link *l) {
 
 /* ---- bytes ------------------------------------------------------------------------------ */
 
-/* What the session can open of what it was fed -> bytes; ERR_AGAIN, or the end. */
-static ptrdiff_t open_fed(struct link_tls *t, char *to, size_t room) {
-  size_t total = 0, got;
-  while (total < room) {
-    ERR_clear_error();
-    int r = SSL_read_ex(t->ssl, to + total, room - total, &got);
-    if (r == 1) {
-      total += got;
-      continue;
-    }
-    r = outcome(t, r);
-    if (total) break; /* an end is sticky, and comes next time */
-    return r;
-  }
-  return (ptrdiff_t)total;
-}
-
 static ptrdiff_t read_end(const struct link_tls *t) { return t->end == ERR_EOF ? 0 : t->end; }
 
 /* Reads below until something could be opened, or there is no more. */
 static ptrdiff_t read_records(struct link_tls *t, char *to, size_t room) {
   bool dry = false;
-  ptrdiff_t got = open_fed(t, to, room); /* what an earlier call had no room for */
+  ptrdiff_t got = tls_open(t, to, room); /* what an earlier call had no room for */
   while (got == ERR_AGAIN && !dry) {
     int r = feed(t, room + OVERHEAD, &dry);
     if (r) return r;
-    got = open_fed(t, to, room);
+    got = tls_open(t, to, room);
     if (unfeed(t) != 0) return t->end;
   }
   return got;
@@ -364,22 +213,6 @@ static ptrdiff_t link_tls_read(struct link *l, void *to, size_t room) {
   return read_end(t);
 }
 
-/* One piece of the vector -> bytes taken, at most `room`. */
-static size_t seal(struct link_tls *t, const struct iovec *v, size_t room) {
-  size_t total = 0, done, len = v->iov_len < room ? v->iov_len : room;
-  while (total < len && !t->out_end) {
-    size_t n = len - total < RECORD ? len - total : RECORD;
-    ERR_clear_error();
-    int r = SSL_write_ex(t->ssl, (char *)v->iov_base + total, n, &done);
-    if (r != 1) {
-      outcome(t, r);
-      break;
-    }
-    total += done;
-  }
-  return total;
-}
-
 static ptrdiff_t link_tls_write(struct link *l, const struct iovec *v, int count) {
   struct link_tls *t = tls_of(l);
   size_t total = 0;
@@ -389,7 +222,7 @@ static ptrdiff_t link_tls_write(struct link *l, const struct iovec *v, int count
   if (t->shut) return ERR_PIPE;
   if (buf_len(&t->sealed)) return ERR_AGAIN;
   for (int i = 0; i < count && total < SEAL_AT_ONCE; i++) {
-    size_t n = seal(t, &v[i], SEAL_AT_ONCE - total);
+    size_t n = tls_seal(t, &v[i], SEAL_AT_ONCE - total);
     total += n;
     if (n < v[i].iov_len) break;
   }
@@ -458,34 +291,6 @@ static int link_tls_option(struct link *l, enum link_option what, bool set, int 
   return below->ops->option(below, what, set, value);
 }
 
-static const SSL *session_of(const struct link *l) {
-  return link_is_tls(l) && tls_of(l)->phase == UP ? tls_of(l)->ssl : NULL;
-}
-
-const char *link_tls_fact(const struct link *l, enum tls_fact f, size_t *len) {
-  const SSL *ssl = session_of(l);
-  const unsigned char *alpn = NULL;
-  unsigned alpn_len = 0;
-  const char *text = NULL;
-  if (!ssl) return NULL;
-  if (f == TLS_VERSION) text = SSL_get_version(ssl);
-  if (f == TLS_CIPHER) text = SSL_get_cipher_name(ssl);
-  if (f == TLS_SERVERNAME) text = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
-  if (f == TLS_ALPN) SSL_get0_alpn_selected(ssl, &alpn, &alpn_len);
-  *len = text ? strlen(text) : alpn_len;
-  return text ? text : (const char *)alpn;
-}
-
-bool link_tls_resumed(const struct link *l) {
-  const SSL *ssl = session_of(l);
-  return ssl && SSL_session_reused(ssl);
-}
-
-const X509 *link_tls_peer(const struct link *l) {
-  const SSL *ssl = session_of(l);
-  return ssl ? SSL_get0_peer_certificate(ssl) : NULL;
-}
-
 /* ---- beginning -------------------------------------------------------------------------- */
 
 static const struct link_ops link_tls_ops = {
@@ -525,7 +330,7 @@ static void start(struct link_tls *t) {
     want_below(t);
     return;
   }
-  if (begin(t) == 0) advance(t);
+  if (tls_begin(t) == 0) tls_advance(t);
   flush(t);
 }
 

@@ -196,12 +196,14 @@ static int set_identity(SSL_CTX *ssl, const struct tls_opts *o, char why[TLS_WHY
   return ERR_TLS;
 }
 
+static int number_of(enum tls_version v) { return v == TLS_1_3 ? TLS1_3_VERSION : TLS1_2_VERSION; }
+
 /* Without the server's cache sessions go to the clients as tickets, so memory stays bounded. */
 static void set_habits(struct tls_context *c, SSL_CTX *ssl) {
   static const unsigned char id[] = "lunewire";
   SSL_CTX_set_app_data(ssl, c);
-  SSL_CTX_set_min_proto_version(ssl,
-                                c->opts.min_version == TLS_1_3 ? TLS1_3_VERSION : TLS1_2_VERSION);
+  SSL_CTX_set_min_proto_version(ssl, number_of(c->opts.min_version));
+  SSL_CTX_set_max_proto_version(ssl, number_of(c->opts.max_version));
   SSL_CTX_set_options(ssl, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION |
                                SSL_OP_CIPHER_SERVER_PREFERENCE);
   SSL_CTX_set_mode(ssl, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE |
@@ -358,10 +360,12 @@ static bool is_ip(const char *host) {
   return inet_pton(AF_INET, host, ip) == 1 || inet_pton(AF_INET6, host, ip) == 1;
 }
 
-/* SNI is for names only (RFC 6066, 3); what is verified is a name or an address. */
+/* SNI is for names only (RFC 6066, 3); what is verified is a name or an address, among the
+ * alternative names alone (RFC 9525, 6.3). */
 static bool expect(SSL *ssl, const char *host) {
   if (is_ip(host)) return X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), host) == 1;
-  SSL_set_hostflags(ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+  SSL_set_hostflags(ssl,
+                    X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT);
   return SSL_set_tlsext_host_name(ssl, host) == 1 && SSL_set1_host(ssl, host) == 1;
 }
 

@@ -24,7 +24,7 @@ struct tls_opts {
   const unsigned char *alpn; /* as on the wire: each name behind its length */
   size_t alpn_len;
   double handshake_timeout; /* seconds */
-  enum tls_version min_version;
+  enum tls_version min_version, max_version;
   enum tls_verify verify; /* of a client's certificate */
   bool insecure;          /* a client verifies nothing */
   bool session;           /* a client resumes sessions */

@@ -31,8 +31,4 @@ BIO_METHOD *tls_bio_method(void);
  * session. NULL: out of memory. */
 SSL *tls_session_new(struct tls_context *c, bool server, const char *host);
 
-struct link;
-/* The certificate that the peer sent; NULL: none, or not a TLS link, or not up. */
-const X509 *link_tls_peer(const struct link *l);
-
 #endif

@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "conn.h"
 #include "err.h"
@@ -17,9 +18,41 @@ int turn_init(struct turn *t, struct world *w) {
 
 double turn_now(struct turn *t) { return t->world->ops->now(t->world); }
 
+void turn_freshen(struct turn *t) {
+  if (!t->polling) return;
+  t->polling = false;
+  t->now = turn_now(t);
+}
+
 /* What is on its way in memory counts as what the outside may bring. */
 bool turn_alive(const struct turn *t) {
   return t->ready.first || t->first_visit || t->holds > 0 || t->world->first_post;
+}
+
+/* ---- texts that are kept --------------------------------------------------------- */
+
+struct text {
+  struct text *next;
+  char chars[];
+};
+
+const char *turn_keep(struct turn *t, const char *text) {
+  for (const struct text *k = t->texts; k; k = k->next)
+    if (strcmp(k->chars, text) == 0) return k->chars;
+  size_t n = strlen(text) + 1;
+  struct text *k = malloc(sizeof *k + n);
+  if (!k) return NULL;
+  memcpy(k->chars, text, n);
+  k->next = t->texts;
+  t->texts = k;
+  return k->chars;
+}
+
+static void free_texts(struct turn *t) {
+  for (struct text *k; (k = t->texts);) {
+    t->texts = k->next;
+    free(k);
+  }
 }
 
 /* ---- jobs ------------------------------------------------------------------------ */
@@ -66,6 +99,7 @@ static void run_generation(struct turn *t) {
 
 static void fire_timers(struct turn *t) {
   t->now = turn_now(t);
+  t->polling = false;
   for (struct timer *d; (d = timers_pop(&t->timers, t->now));) d->fire(d);
 }
 
@@ -75,6 +109,7 @@ static void make_visits(struct turn *t) {
 
 bool turn_step(struct turn *t, bool may_sleep) {
   t->count++;
+  t->polling = true;
   bool busy = t->ready.first || t->first_visit || !may_sleep;
   bool open = t->world->ops->poll(t->world, busy ? -INFINITY : timers_next(&t->timers));
   fire_timers(t);
@@ -87,6 +122,7 @@ bool turn_step(struct turn *t, bool may_sleep) {
 static void drain_step(struct turn *t, double until) {
   t->count++;
   double next = timers_next(&t->timers);
+  t->polling = true;
   t->world->ops->poll(t->world, next < until ? next : until);
   fire_timers(t);
   make_visits(t);
@@ -105,6 +141,7 @@ void turn_fini(struct turn *t, double seconds) {
   conn_free_all(t);
   timers_fini(&t->timers);
   tls_root_close(t->tls);
+  free_texts(t);
   free(t->page);
 }
 

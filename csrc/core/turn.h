@@ -22,6 +22,7 @@ enum {
 
 struct turn;
 struct conn;
+struct text;
 struct tls_root;
 
 /* Something to be run by the driver. Intrusive; queued at most once. */
@@ -63,7 +64,8 @@ struct wait {
 
 struct turn {
   struct world *world;
-  double now; /* the clock when this turn's poll came back */
+  double now;   /* the clock when this turn's poll came back */
+  bool polling; /* inside it: now is that of the turn before until somebody asks turn_freshen */
   struct timers timers;
   struct jobs ready;
   struct conn *first_visit, *last_visit;
@@ -75,6 +77,7 @@ struct turn {
   char *page;                            /* PAGE_SIZE_BYTES, allocated once */
   struct conn *borrower;                 /* whose unread bytes are page[page_at, page_end) */
   size_t page_at, page_end;
+  struct text *texts;   /* of turn_keep() */
   struct tls_root *tls; /* what all TLS sessions share; made when the first one is */
   unsigned long count;  /* of turns */
 };
@@ -86,6 +89,12 @@ int turn_init(struct turn *t, struct world *w);
 void turn_fini(struct turn *t, double seconds);
 
 double turn_now(struct turn *t);
+/* For what runs inside the poll: t->now is now. Reads the clock once a poll. */
+void turn_freshen(struct turn *t);
+
+/* A copy of the text that lives as long as the turn, the same for the same text: for names of Unix
+ * sockets, of which a program has few. NULL: out of memory. */
+const char *turn_keep(struct turn *t, const char *text);
 
 /* One turn. may_sleep = false only looks.  false: it would have slept for ever, and did not. */
 bool turn_step(struct turn *t, bool may_sleep);

@@ -234,8 +234,8 @@ static int bad_local(lua_State *L, const struct ldial *ld, const char *why) {
 /* The name that TLS expects: that of the address, without the dot of a name that is absolute; no
  * name is this host.  Raises if it must verify and knows nobody. */
 static void expect_host(lua_State *L, struct ldial *ld, const char *host) {
-  size_t n = strlen(host);
-  memcpy(ld->host, n ? host : "localhost", n ? n + 1 : sizeof "localhost");
+  size_t n = addr_is_unix(host) ? 0 : strlen(host);
+  if (n || !*host) memcpy(ld->host, n ? host : "localhost", n ? n + 1 : sizeof "localhost");
   if (n > 1 && host[n - 1] == '.') ld->host[n - 1] = '\0';
   if (!lua_isnil(L, ld->tls)) ltls_host(L, ltls_to_context(L, ld->tls), ld->host);
 }
@@ -291,7 +291,7 @@ static int l_connect(lua_State *L) {
   ld->text = lua_gettop(L);
   if (r) return push_failure(L, "connect", lua_tostring(L, -1), why, r);
   if (bad) return bad_local(L, ld, why_local);
-  ld->numeric = addr_from_ip(&to, host, port) == 0;
+  ld->numeric = addr_is_unix(host) || addr_from_ip(&to, host, port) == 0;
   expect_host(L, ld, host);
   ld->d = dial_new(&rt->turn, host, port, lua_isnil(L, ld->local) ? NULL : &from);
   if (!ld->d) return connect_failed(L, ld, ERR_NOMEM);
@@ -335,9 +335,9 @@ by every process that shares the socket.)  Where adopting fails, the descriptor 
 it was.  The connection counts as dialled, not as accepted.
 @function wire.adopt
 @tparam integer fd the descriptor
-@param[opt] opts `timeout` and `idle_timeout` (seconds, of each call as by `set_timeout` and
-  `set_idle_timeout`), `nodelay` (true), `keepalive` (true, false or `{idle=, interval=,
-  count=}`), `framing`, `limits`; a number is the `timeout`
+@tparam[opt] number|table opts `timeout` and `idle_timeout` (seconds, of each call as by
+  `set_timeout` and `set_idle_timeout`), `nodelay` (true), `keepalive` (true, false or `{idle=,
+  interval=, count=}`), `framing`, `limits`
 @treturn Conn the connection
 @codes EBADF (no descriptor), ENOTSOCK (a file), EPROTOTYPE (not a stream socket), ENOTCONN (not
   connected, or listening), EEXIST (a connection's already)
@@ -390,7 +390,22 @@ static int open_pair(lua_State *L, struct rt *rt, const struct conn_opts *o, int
   return secure_pair(L, rt, first, second, tls);
 }
 
-/* pipe([opts]) -> Conn, Conn: connected in memory. opts: framing, limits */
+/***
+Makes two connections that are connected to each other, in memory.
+They have all methods, limits and deadlines of other connections, and need no system call. What
+each flush ends is received as a piece of its own, so that a test may choose the cuts.
+@function wire.pipe
+@tparam[opt] table opts `framing`, `limits`, of both ends
+@treturn Conn one end
+@treturn Conn the other, which counts as the accepted one
+@codes ENOMEM
+@waits never
+@follows net.Pipe of Go, with buffers
+@usage
+local a, b = wire.pipe()
+a:send "to the other end\n"
+print(b:recv_line())
+*/
 static int l_pipe(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn_opts o = conn_opts_default();

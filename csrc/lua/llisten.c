@@ -13,12 +13,13 @@ struct serve_opts {
 };
 
 static const struct serve_opts defaults = {
-    .listen = {.backlog = 511}, .drain_timeout = 10, .max_conns = 10000};
+    .listen = {.backlog = 511, .mode = -1}, .drain_timeout = 10, .max_conns = 10000};
 
 static const struct opt serve_keys[] = {
     {"backlog", OPT_INT, offsetof(struct serve_opts, listen.backlog)},
     {"reuse_port", OPT_BOOL, offsetof(struct serve_opts, listen.reuse_port)},
     {"ipv6_only", OPT_BOOL, offsetof(struct serve_opts, listen.ipv6_only)},
+    {"mode", OPT_INT, offsetof(struct serve_opts, listen.mode)},
     {"max_conns", OPT_SIZE, offsetof(struct serve_opts, max_conns)},
     {"nodelay", OPT_BOOL, offsetof(struct serve_opts, conn.nodelay)},
     {"keepalive", OPT_ANY, 0},
@@ -52,6 +53,11 @@ static void push_given(lua_State *L, int idx, int i) {
     lua_pushvalue(L, idx);
 }
 
+static int unix_place(lua_State *L, struct addr *a, const char *name) {
+  *a = addr_from_unix(turn_keep(&rt_of(L)->turn, strchr(name, ':') + 1));
+  return a->path ? 0 : luaL_error(L, "listen: not enough memory");
+}
+
 /* [-0, +1] The text of the i-th address -> 0 and the address, or ERR_INVAL and why. */
 static int place_at(lua_State *L, int idx, int i, struct places *p, const char **why) {
   char host[ADDR_HOST_MAX];
@@ -61,6 +67,7 @@ static int place_at(lua_State *L, int idx, int i, struct places *p, const char *
   lua_remove(L, -2);
   if (r) return r;
   p->any[i] = !*host;
+  if (addr_is_unix(host)) return unix_place(L, &p->list[i], host);
   if (addr_from_ip(&p->list[i], *host ? host : "::", port) == 0) return 0;
   *why = "not an IP address";
   return ERR_INVAL;

@@ -94,7 +94,7 @@ static int l_accept(lua_State *L) {
 Treats a connection, a pipe's end say, as one that the server accepted.
 It passes on_accept and is handled in a task of its own.
 @function Server:handle
-@tparam Conn conn
+@tparam Conn conn the connection
 @treturn Task the handler's
 @codes ECLOSED (the connection or the server is closed), ECONNREFUSED (on_accept refused it)
 @waits never
@@ -367,7 +367,7 @@ static int l_addrs(lua_State *L) {
 /***
 The port of the first address.
 @function Server:port
-@treturn integer never 0
+@treturn integer never 0, but for a Unix socket
 @waits never
 */
 static int l_port(lua_State *L) {

@@ -30,6 +30,7 @@ static const struct opt start_keys[] = {
     {"verify", OPT_ANY, 0},
     {"insecure", OPT_BOOL, offsetof(struct tls_opts, insecure)},
     {"min_version", OPT_ANY, 0},
+    {"max_version", OPT_ANY, 0},
     {"ciphers", OPT_ANY, 0},
     {"ciphersuites", OPT_ANY, 0},
     {"sni", OPT_ANY, 0},
@@ -91,14 +92,25 @@ static void verify_option(lua_State *L, int idx, struct tls_opts *o) {
   lua_pop(L, 1);
 }
 
-static void version_option(lua_State *L, int idx, struct tls_opts *o) {
-  const char *text = text_option(L, idx, "min_version");
+static enum tls_version version_option(lua_State *L, int idx, const char *name,
+                                       enum tls_version otherwise) {
+  const char *text = text_option(L, idx, name);
+  enum tls_version v = otherwise;
   if (text && strcmp(text, "TLSv1.3") == 0)
-    o->min_version = TLS_1_3;
-  else if (text && strcmp(text, "TLSv1.2") != 0)
-    luaL_error(L,
-               "option 'min_version' must be \"TLSv1.2\" or \"TLSv1.3\"; older ones are not safe");
+    v = TLS_1_3;
+  else if (text && strcmp(text, "TLSv1.2") == 0)
+    v = TLS_1_2;
+  else if (text)
+    luaL_error(L, "option '%s' must be \"TLSv1.2\" or \"TLSv1.3\"; older ones are not safe", name);
   lua_pop(L, 1);
+  return v;
+}
+
+static void version_options(lua_State *L, int idx, struct tls_opts *o) {
+  o->min_version = version_option(L, idx, "min_version", TLS_1_2);
+  o->max_version = version_option(L, idx, "max_version", TLS_1_3);
+  if (o->min_version > o->max_version)
+    luaL_error(L, "option 'max_version' is older than 'min_version'");
 }
 
 /* All of them; their texts stay on the stack. */
@@ -115,7 +127,7 @@ static void read_opts(lua_State *L, int idx, const struct opt *keys, struct tls_
   o->keylog = text_option(L, idx, "keylog");
   alpn_option(L, idx, o);
   verify_option(L, idx, o);
-  version_option(L, idx, o);
+  version_options(L, idx, o);
   if (!o->cert != !o->key) luaL_error(L, "options 'cert' and 'key' belong together");
 }
 
@@ -143,8 +155,10 @@ static int add_names(lua_State *L, struct rt *rt, int idx, int context, const ch
  * means nothing. */
 static int make_context(lua_State *L, struct rt *rt, int idx, const struct opt *keys,
                         const char **why) {
-  struct tls_opts o = {
-      .min_version = TLS_1_2, .handshake_timeout = HANDSHAKE_TIMEOUT, .session = true};
+  struct tls_opts o = {.min_version = TLS_1_2,
+                       .max_version = TLS_1_3,
+                       .handshake_timeout = HANDSHAKE_TIMEOUT,
+                       .session = true};
   char text[TLS_WHY] = "";
   struct lcontext *lc = lua_newuserdatauv(L, sizeof *lc, 0);
   int context = lua_gettop(L);

@@ -1,4 +1,4 @@
-/* What a certificate says, as text: see link_tls.h.
+/* What is known of a session and of the peer's certificate, as text: see link_tls.h.
  * What this is not: any verification. */
 #include <openssl/evp.h>
 #include <openssl/x509v3.h>
@@ -6,7 +6,36 @@
 #include <string.h>
 
 #include "link_tls.h"
-#include "tls_internal.h"
+#include "tls_session.h"
+
+static const SSL *session_of(const struct link *l) {
+  const struct link_tls *t = (const struct link_tls *)(const void *)l;
+  return link_is_tls(l) && t->phase == UP ? t->ssl : NULL;
+}
+
+const char *link_tls_fact(const struct link *l, enum tls_fact f, size_t *len) {
+  const SSL *ssl = session_of(l);
+  const unsigned char *alpn = NULL;
+  unsigned alpn_len = 0;
+  const char *text = NULL;
+  if (!ssl) return NULL;
+  if (f == TLS_VERSION) text = SSL_get_version(ssl);
+  if (f == TLS_CIPHER) text = SSL_get_cipher_name(ssl);
+  if (f == TLS_SERVERNAME) text = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
+  if (f == TLS_ALPN) SSL_get0_alpn_selected(ssl, &alpn, &alpn_len);
+  *len = text ? strlen(text) : alpn_len;
+  return text ? text : (const char *)alpn;
+}
+
+bool link_tls_resumed(const struct link *l) {
+  const SSL *ssl = session_of(l);
+  return ssl && SSL_session_reused(ssl);
+}
+
+static const X509 *peer_of(const struct link *l) {
+  const SSL *ssl = session_of(l);
+  return ssl ? SSL_get0_peer_certificate(ssl) : NULL;
+}
 
 /* What was printed to b -> out, cut to what fits; b is freed. */
 static size_t take(BIO *b, char *out, size_t room) {
@@ -46,7 +75,7 @@ static size_t put_fingerprint(const X509 *x, char *out, size_t room) {
 }
 
 size_t link_tls_cert(const struct link *l, enum tls_cert_field f, char *out, size_t room) {
-  const X509 *x = link_tls_peer(l);
+  const X509 *x = peer_of(l);
   if (!x) return 0;
   switch (f) {
   case CERT_SUBJECT:
@@ -63,7 +92,7 @@ size_t link_tls_cert(const struct link *l, enum tls_cert_field f, char *out, siz
 }
 
 size_t link_tls_cert_name(const struct link *l, int i, char *out, size_t room) {
-  const X509 *x = link_tls_peer(l);
+  const X509 *x = peer_of(l);
   GENERAL_NAMES *names = x ? X509_get_ext_d2i(x, NID_subject_alt_name, NULL, NULL) : NULL;
   size_t n = 0;
   BIO *b;
