@@ -90,8 +90,8 @@ static bool is_options(lua_State *L, int idx) {
 
 static const struct opt send_keys[] = {OPT_TIMEOUT, OPT_RETRY, OPT_END};
 static const struct opt pkg_keys[] = {OPT_TIMEOUT, OPT_MAX, OPT_HEADER, OPT_RETRY, OPT_END};
-static const struct opt frame_keys[] = {
-    OPT_TIMEOUT, OPT_MAX, {"head", OPT_ANY, 0}, OPT_RETRY, OPT_END};
+static const struct opt frame_keys[] = {OPT_TIMEOUT,          OPT_MAX,   {"head", OPT_ANY, 0},
+                                        {"type", OPT_ANY, 0}, OPT_RETRY, OPT_END};
 static const struct opt count_keys[] = {OPT_TIMEOUT, OPT_MAX, OPT_RETRY, OPT_END};
 
 static int send_run(lua_State *L, struct rt *rt, struct op *o);
@@ -287,6 +287,7 @@ static int l_send_frame(lua_State *L) {
   o.framed = true;
   o.f = *c->framing;
   o.f.max = so.max ? so.max : o.f.max ? o.f.max : SIZE_MAX;
+  o.f.type = type_option(L, 3, &o.f);
   o.index = push_head(L, 3);
   return send_run(L, rt, &o);
 }
