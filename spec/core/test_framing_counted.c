@@ -160,9 +160,10 @@ TEST(looks_at_headers_alone_until_the_message_is_there) {
     struct scan s = {0};
     struct cut cut;
     memcpy(at, cases[i].bytes, cases[i].n);
-    for (size_t n = 0; n < 300; n++)
+    for (size_t n = 0; n < 300; n++) {
       CHECK_EQ(framing_cut(cases[i].f, &s, at, cases[i].n + n, false, &cut), ERR_AGAIN);
-    CHECK(s.need >= cases[i].n + 300);
+      CHECK(s.need >= cases[i].n + 300);
+    }
   }
   munmap(p, 2 * page);
 }
