@@ -127,7 +127,7 @@ On the wire, all numbers big-endian: magic, version (1 byte), type (1 byte), len
 Another magic or version is EPROTO at its first byte, a wrong checksum when the message is there;
 then the stream has no known next message.
 @function wire.framing.header
-@tparam table opts
+@tparam table opts its keys:
  - `magic`: a string of 1 to 8 bytes, or a whole number, which takes as many bytes as it needs
    (0xCAFE two; write a string for leading zeros)
  - `version` (0): from 0 to 255; messages of any other are refused
