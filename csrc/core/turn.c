@@ -217,6 +217,16 @@ void wait_fini(struct wait *w) {
   timers_disarm(&w->turn->timers, &w->timer);
 }
 
+struct wait *waitq_waiting(struct waitq *q) {
+  while (q->first && !q->first->parked) wait_unlink(q->first);
+  return q->first;
+}
+
+void wait_serve(struct wait *w) {
+  wait_unlink(w);
+  wait_wake(w, WAIT_SERVED);
+}
+
 void waitq_wake_first(struct waitq *q) {
   if (q->first) wait_wake(q->first, 0);
 }

@@ -40,6 +40,8 @@ struct waitq {
   struct wait *first, *last;
 };
 
+enum { WAIT_SERVED = 1 }; /* the reason of a wait whose end was success: see wait_serve() */
+
 /* One waiter.  Embedded in a task; the main chunk's is in the runtime.  It outlives every
  * queue that it stands in, or leaves it first. */
 struct wait {
@@ -50,7 +52,8 @@ struct wait {
   struct timer timer; /* may be armed for an earlier wait than the present one */
   double due;         /* when this wait times out; INFINITY: never */
   double call_due;    /* the call's own share in due, without the connection's deadline */
-  int why;            /* what ended the wait from outside (ERR_TIMEDOUT, ...); 0: look again */
+  int why;            /* what ended the wait from outside (ERR_TIMEDOUT, ..., or WAIT_SERVED);
+                       * 0: look again */
   bool parked;
   bool outside; /* something outside the process may end this wait */
   bool held;    /* counts among turn.holds */
@@ -110,6 +113,13 @@ void wait_resume(struct wait *w);
 void wait_leave(struct wait *w);
 /* A changed deadline reaches a parked waiter. */
 void wait_set_due(struct wait *w, double due);
+
+/* The first who waits in q, or NULL.  Whoever runs although it stands there (the coroutine that
+ * waited died) loses its place. */
+struct wait *waitq_waiting(struct waitq *q);
+/* The parked waiter has been given what it waited for: it leaves the line, nothing else ends this
+ * wait any more, and nobody is woken in vain. */
+void wait_serve(struct wait *w);
 
 void waitq_wake_first(struct waitq *q);
 void waitq_wake_all(struct waitq *q, int why);

@@ -1,6 +1,6 @@
 /* connect and pipe: where connections come from when nobody accepts them.
  * What this is not: trying addresses (core/dial.c). */
-#include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "../core/dial.h"
@@ -10,11 +10,15 @@
 
 static const double CONNECT_TIMEOUT = 30;
 
+enum { ATTEMPTS_SHOWN = 8 /* in a message; the others are counted */ };
+
 /* Lives on the stack of the call, so that whatever ends it gives up the dial. */
 struct ldial {
   struct dial *d;
   struct conn_opts opts;
-  int text, framing; /* stack indices: the address as given, the framing */
+  bool numeric; /* the address as given says all about the one that is tried */
+  /* Stack indices: the address as given, the local address as given, the framing. */
+  int text, local, framing;
 };
 
 struct dial_opts {
@@ -26,36 +30,92 @@ static const struct opt connect_keys[] = {
     {"timeout", OPT_SECONDS, offsetof(struct dial_opts, timeout)},
     {"nodelay", OPT_BOOL, offsetof(struct dial_opts, nodelay)},
     {"keepalive", OPT_BOOL, offsetof(struct dial_opts, keepalive)},
+    {"local_addr", OPT_ANY, 0},
     {"framing", OPT_ANY, 0},
     {"limits", OPT_ANY, 0},
     {NULL, OPT_ANY, 0}};
 
-static int ldial_gc(lua_State *L) {
-  struct ldial *ld = lua_touserdata(L, 1);
+static void ldial_end(struct ldial *ld) {
   dial_release(ld->d);
   ld->d = NULL;
+}
+
+static int ldial_gc(lua_State *L) {
+  ldial_end(lua_touserdata(L, 1));
   return 0;
 }
 
-static void abandon(struct op *o) {
-  struct ldial *ld = o->on;
-  dial_release(ld->d);
-  ld->d = NULL;
+static void abandon(struct op *o) { ldial_end(o->on); }
+
+/* ---- what went wrong -------------------------------------------------------------- */
+
+static void add_attempt(lua_State *L, luaL_Buffer *b, const struct ldial *ld,
+                        const struct attempt *a) {
+  char text[ADDR_TEXT_MAX];
+  bool silent = a->code == ERR_AGAIN || a->code == ERR_TIMEDOUT;
+  luaL_addlstring(b, text, addr_print(&a->to, text));
+  if (attempt_failed_here(a)) {
+    luaL_addstring(b, ": local_addr ");
+    luaL_addstring(b, lua_tostring(L, ld->local));
+  }
+  luaL_addstring(b, ": ");
+  luaL_addstring(b, silent ? "no answer" : err_text(a->code));
+}
+
+static void add_count(luaL_Buffer *b, const char *before, int n, const char *after) {
+  char text[40];
+  if (n == 0) return;
+  luaL_addlstring(b, text, (size_t)snprintf(text, sizeof text, "; %s%d %s", before, n, after));
+}
+
+/* Each attempt and what became of it; before them why it is over, if they do not say so. */
+static const char *push_attempts(lua_State *L, const struct ldial *ld, int code) {
+  const struct dial *d = ld->d;
+  int shown = d->begun < ATTEMPTS_SHOWN ? d->begun : ATTEMPTS_SHOWN;
+  luaL_Buffer b;
+  luaL_buffinit(L, &b);
+  if (code != d->code || code != d->attempts[d->n - 1].code) {
+    luaL_addstring(&b, err_text(code));
+    luaL_addstring(&b, "; tried ");
+  }
+  for (int i = 0; i < shown; i++) {
+    if (i > 0) luaL_addstring(&b, "; ");
+    add_attempt(L, &b, ld, &d->attempts[i]);
+  }
+  add_count(&b, "and ", d->begun - shown, "more");
+  add_count(&b, "", d->n - d->begun, "not tried");
+  luaL_pushresult(&b);
+  return lua_tostring(L, -1);
+}
+
+/* Pushes at most one value. */
+static const char *push_detail(lua_State *L, const struct ldial *ld, int code) {
+  const struct dial *d = ld->d;
+  if (d && d->looking && code == ERR_TIMEDOUT) return "timed out looking up the name";
+  if (d && code == ERR_NOFAMILY && d->n == 0)
+    return lua_pushfstring(L, "no address of the family of local_addr %s",
+                           lua_tostring(L, ld->local));
+  if (!d || d->begun == 0 || d->winner) return err_text(code);
+  if (!ld->numeric) return push_attempts(L, ld, code);
+  if (!attempt_failed_here(d->attempts)) return err_text(code);
+  return lua_pushfstring(L, "local_addr %s: %s", lua_tostring(L, ld->local), err_text(code));
 }
 
 static int connect_failed(lua_State *L, struct ldial *ld, int code) {
-  dial_release(ld->d);
-  ld->d = NULL;
-  return push_failure(L, "connect", lua_tostring(L, ld->text), NULL, code);
+  const char *detail = push_detail(L, ld, code);
+  int n = push_failure(L, "connect", lua_tostring(L, ld->text), detail, code);
+  ldial_end(ld);
+  return n;
 }
+
+/* ---- connect ---------------------------------------------------------------------- */
 
 static int connect_done(lua_State *L, struct rt *rt, struct ldial *ld) {
   int idx = lconn_new(L);
   struct addr peer = dial_address(ld->d);
   int r = lconn_open(L, rt, idx, dial_take(ld->d), &peer, &ld->opts, ld->framing);
   if (r) return connect_failed(L, ld, r);
-  dial_release(ld->d);
-  ld->d = NULL;
+  ldial_end(ld);
   return 1;
 }
 
@@ -86,11 +146,79 @@ static double read_connect_opts(lua_State *L, int idx, struct conn_opts *o) {
   return opts.timeout;
 }
 
-/* connect(addr[, opts]) -> Conn */
+static bool ip_alone(lua_State *L, int idx, struct addr *a) {
+  size_t n;
+  const char *text = lua_tolstring(L, idx, &n);
+  return strlen(text) == n && addr_from_ip(a, text, 0) == 0;
+}
+
+/* The address at the top, which is replaced by its text: an address as any other, or an IP
+ * address alone.  Without a host it is the port of any address (ADDR_NONE). 0, or ERR_INVAL and
+ * *why. */
+static int check_local(lua_State *L, struct addr *a, const char **why) {
+  char host[ADDR_HOST_MAX];
+  int idx = lua_gettop(L), type = lua_type(L, idx);
+  uint16_t port = 0;
+  *a = (struct addr){.kind = ADDR_NONE};
+  if (type != LUA_TSTRING && type != LUA_TTABLE)
+    luaL_error(L, "option 'local_addr' must be an address, not %s", luaL_typename(L, idx));
+  if (type == LUA_TSTRING && ip_alone(L, idx, a)) return 0;
+  int r = check_address(L, idx, host, &port, why);
+  lua_replace(L, idx);
+  a->port = port;
+  if (r || !*host || addr_from_ip(a, host, port) == 0) return r;
+  *why = "not an IP address";
+  return ERR_INVAL;
+}
+
+/* Pushes the text of the option local_addr of the table at idx, or nil. [-0, +1] 0, or a code and
+ * *why. */
+static int read_local(lua_State *L, int idx, struct addr *a, const char **why) {
+  if (lua_istable(L, idx))
+    lua_getfield(L, idx, "local_addr");
+  else
+    lua_pushnil(L);
+  return lua_isnil(L, -1) ? 0 : check_local(L, a, why);
+}
+
+static int bad_local(lua_State *L, const struct ldial *ld, const char *why) {
+  const char *detail = lua_pushfstring(L, "local_addr %s: %s", lua_tostring(L, ld->local), why);
+  return push_failure(L, "connect", lua_tostring(L, ld->text), detail, ERR_INVAL);
+}
+
+/***
+Connects to an address; every address of a name is tried, and the first that answers is taken.
+
+The attempts begin in the order of the system's resolver, IPv6 and IPv4 in turns, each 250 ms after
+the one before or at once when one fails, and go on side by side, at most 8 at a time (a further
+one takes the place of the oldest). `timeout` is one budget for the lookup and all attempts. A
+message about several attempts, or about a name, lists them; its code is the last one's.
+
+`local_addr` is where the connection comes from: `"ip:port"`, `":port"`, `"ip"` or
+`{host=, port=}`; its host is numeric, and port 0 stands for any. With an IP address in it, the
+addresses of the other family are not tried.
+@function wire.connect
+@tparam string|table addr `"host:port"`, `"[::1]:80"`, `":80"` (this host) or `{host=, port=}`
+@tparam[opt] table|number opts a timeout, or a table:
+@tparam[opt=30] number opts.timeout seconds
+@tparam[opt] string|table opts.local_addr
+@tparam[opt=true] boolean opts.nodelay
+@tparam[opt=true] boolean opts.keepalive
+@tparam[opt] framing opts.framing
+@tparam[opt] table opts.limits
+@treturn Conn
+@codes EINVAL (no address), ENOTFOUND, EAI_AGAIN (the name servers do not answer), ETIMEDOUT,
+EAFNOSUPPORT (no address of `local_addr`'s family), EADDRINUSE and EADDRNOTAVAIL (also of
+`local_addr`), ECONNREFUSED and whatever else the system says
+@waits until a connection is there, or all attempts have failed
+@raise options that do not exist or have another type; where Lua cannot yield
+@follows RFC 8305; net.Dialer of Go
+*/
 static int l_connect(lua_State *L) {
   struct rt *rt = rt_of(L);
   char host[ADDR_HOST_MAX];
-  const char *why;
+  const char *why, *why_local = NULL;
+  struct addr from, to;
   uint16_t port;
   lua_settop(L, 2);
   refuse_in_finalizer(L, "connect");
@@ -99,10 +227,14 @@ static int l_connect(lua_State *L) {
       .run = connect_run, .what = "connect", .on = ld, .outside = true, .abandon = abandon};
   o.timeout = read_connect_opts(L, 2, &ld->opts);
   ld->framing = lua_gettop(L);
+  int bad = read_local(L, 2, &from, &why_local);
+  ld->local = lua_gettop(L);
   int r = check_address(L, 1, host, &port, &why);
   ld->text = lua_gettop(L);
   if (r) return push_failure(L, "connect", lua_tostring(L, -1), why, r);
-  ld->d = dial_new(&rt->turn, host, port, NULL);
+  if (bad) return bad_local(L, ld, why_local);
+  ld->numeric = addr_from_ip(&to, host, port) == 0;
+  ld->d = dial_new(&rt->turn, host, port, lua_isnil(L, ld->local) ? NULL : &from);
   if (!ld->d) return connect_failed(L, ld, ERR_NOMEM);
   o.q = &ld->d->waiters;
   return connect_run(L, rt, &o);

@@ -18,16 +18,24 @@ struct llookup {
   int n, code; /* code ERR_AGAIN: no answer yet */
 };
 
+/* Nobody is told any more. */
+static void llookup_drop(struct llookup *ll) {
+  if (ll->world) ll->world->ops->resolve_drop(ll->world, &ll->lookup);
+  ll->world = NULL;
+}
+
 static int llookup_gc(lua_State *L) {
   struct llookup **at = lua_touserdata(L, 1), *ll = *at;
   *at = NULL;
   if (!ll) return 0;
   waitq_wake_all(&ll->waiters, ERR_CLOSED);
-  if (ll->world) ll->world->ops->resolve_drop(ll->world, &ll->lookup);
+  llookup_drop(ll);
   free(ll->list);
   free(ll);
   return 0;
 }
+
+static void abandon(struct op *o) { llookup_drop(o->on); }
 
 static void on_found(struct lookup *l, int code, const struct addr *list, int n) {
   struct llookup *ll = l->owner;
@@ -59,6 +67,7 @@ static int resolve_run(lua_State *L, struct rt *rt, struct op *o) {
   int r = 0;
   while ((op_spent(L, rt, o) || ll->code == ERR_AGAIN) && r == 0) r = op_wait(L, rt, o);
   op_done(rt, o);
+  llookup_drop(ll);
   if (ll->code != ERR_AGAIN) r = ll->code;
   if (r) return push_failure(L, o->what, lua_tostring(L, 1), NULL, r);
   return push_list(L, ll->list, ll->n);
@@ -78,7 +87,23 @@ static struct llookup *llookup_new(lua_State *L) {
   return ll;
 }
 
-/* resolve(host[, opts]) -> list of IP addresses, in the system's order. opts: timeout */
+/***
+Looks up the IP addresses of a host, without blocking the loop.
+
+The system's own resolver is asked (hosts file, DNS, whatever it is set up for), on at most four
+threads; a thread that has got no answer for a second is not counted among them, up to 32. Calls
+that ask for the same name at the same time share one lookup, each with its own timeout; nothing
+is kept beyond that. An IP address is its own answer.
+@function wire.resolve
+@tparam string host a name or an IP address
+@tparam[opt] table|number opts a timeout, or a table:
+@tparam[opt=math.huge] number opts.timeout seconds
+@treturn {string,...} IP addresses, each once, in the system's order
+@codes ENOTFOUND, EAI_AGAIN (the name servers do not answer), ETIMEDOUT
+@waits until the answer is there
+@raise a zero byte in the host; where Lua cannot yield
+@follows net.Resolver of Go
+*/
 static int l_resolve(lua_State *L) {
   static const struct opt keys[] = {{"timeout", OPT_SECONDS, 0}, {NULL, OPT_ANY, 0}};
   struct rt *rt = rt_of(L);
@@ -95,7 +120,8 @@ static int l_resolve(lua_State *L) {
                  .on = ll,
                  .q = &ll->waiters,
                  .timeout = timeout,
-                 .outside = true};
+                 .outside = true,
+                 .abandon = abandon};
   if (addr_from_ip(&a, host, 0) == 0) {
     on_found(&ll->lookup, 0, &a, 1);
     return resolve_run(L, rt, &o);

@@ -37,6 +37,7 @@ struct op {
   bool outside;                 /* something outside the process may end the wait */
   bool waited, spent;           /* it has waited; it waits because its task's turn is over */
   void (*abandon)(struct op *); /* run when the call ends by an error, or NULL */
+  lua_State *L;                 /* who calls, if abandon needs it */
   bool skip, peek;              /* receiving: discard what is too long; leave it where it is */
   bool keeps_place;             /* receiving: success does not end the call */
   bool as_file;                 /* sending: the result is the connection, as of a Lua file */
@@ -158,6 +159,10 @@ int op_wait(lua_State *L, struct rt *rt, struct op *o);
 void op_done(struct rt *rt, struct op *o);
 /* The wait of the caller: its task's, or the main chunk's. */
 struct wait *op_self(struct rt *rt);
+/* What ended the wait of this call; 0: it did not wait yet, or was woken to look again. */
+static inline int op_why(struct rt *rt, const struct op *o) {
+  return o->waited ? op_self(rt)->why : 0;
+}
 
 /* ---- lopts.c --------------------------------------------------------------------- */
 
@@ -311,5 +316,7 @@ void lserver_register(lua_State *L, struct rt *rt);
 void lsignal_register(lua_State *L, struct rt *rt);
 void ltimer_register(lua_State *L, struct rt *rt);
 void lframing_register(lua_State *L, struct rt *rt);
+void lchannel_register(lua_State *L, struct rt *rt);
+void lsemaphore_register(lua_State *L, struct rt *rt);
 
 #endif

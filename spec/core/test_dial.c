@@ -1,6 +1,7 @@
 /* Dialling: addresses, names, failures, and giving up at every stage.
  *
- * Names are answered by the stand-in of test_resolve.c. */
+ * Names are answered by the stand-in of test_resolve.c: "127.0.0.1,::1" is a name that has both. */
+#include <stdio.h>
 #include <uv/errno.h>
 
 #include "dial.h"
@@ -60,9 +61,10 @@ static struct acceptor *listen_here(struct call *c, const char *host, uint16_t *
 
 /* A port that nobody listens on. */
 static uint16_t dead_port(struct call *c) {
+  unsigned things = turn_things(&c->turn);
   uint16_t port;
   c->turn.world->ops->accept_close(listen_here(c, "127.0.0.1", &port));
-  TURN_UNTIL(&c->turn, turn_things(&c->turn) == 0);
+  TURN_UNTIL(&c->turn, turn_things(&c->turn) == things);
   return port;
 }
 
@@ -110,7 +112,8 @@ TEST(a_dial_that_is_refused_says_so) {
   call_open(&c);
   uint16_t port = dead_port(&c);
   CHECK_EQ(dial_outcome(&c, "127.0.0.1", port, NULL), UV__ECONNREFUSED);
-  CHECK(c.dial->link == NULL);
+  CHECK(dial_take(c.dial) == NULL);
+  CHECK_EQ(c.dial->under_way, 0);
   CHECK_EQ(dial_address(c.dial).kind, ADDR_IP4);
   CHECK_EQ(dial_address(c.dial).port, port);
   call_release(&c);
@@ -180,7 +183,7 @@ TEST(a_dial_can_come_from_a_chosen_address) {
   struct acceptor *a = listen_here(&c, "127.0.0.1", &port);
   from = probe_ip("127.0.0.2", 0);
   CHECK_EQ(dial_outcome(&c, "127.0.0.1", port, &from), 0);
-  CHECK_EQ(c.dial->link->ops->name(c.dial->link, false, &name), 0);
+  CHECK_EQ(c.dial->winner->link->ops->name(c.dial->winner->link, false, &name), 0);
   CHECK_MEM(name.ip, 4, from.ip, 4);
   call_release(&c);
   c.turn.world->ops->accept_close(a);
@@ -199,6 +202,241 @@ TEST(what_fails_at_once_is_known_at_once) {
   call_end(&c);
 }
 
+TEST(a_dial_can_come_from_a_chosen_port_of_any_address) {
+  struct call c;
+  struct addr name = {.kind = ADDR_NONE}, from = {.kind = ADDR_NONE};
+  uint16_t port;
+  call_open(&c);
+  struct acceptor *a = listen_here(&c, "127.0.0.1", &port);
+  from.port = dead_port(&c);
+  CHECK_EQ(dial_outcome(&c, "127.0.0.1", port, &from), 0);
+  CHECK_EQ(c.dial->winner->link->ops->name(c.dial->winner->link, false, &name), 0);
+  CHECK_EQ(name.port, from.port);
+  call_release(&c);
+  c.turn.world->ops->accept_close(a);
+  call_end(&c);
+}
+
+TEST(addresses_of_another_family_than_the_local_one_are_not_tried) {
+  struct call c;
+  struct addr from = probe_ip("127.0.0.1", 0);
+  uint16_t port;
+  call_open(&c);
+  struct acceptor *a = listen_here(&c, "127.0.0.1", &port);
+  CHECK_EQ(dial_outcome(&c, "::1,127.0.0.1,::2", port, &from), 0);
+  CHECK_EQ(c.dial->n, 1);
+  CHECK_EQ(dial_address(c.dial).kind, ADDR_IP4);
+  call_release(&c);
+  call_begin(&c, "::1", port, &from);
+  CHECK_EQ(c.dial->code, ERR_NOFAMILY);
+  CHECK_EQ(dial_address(c.dial).kind, ADDR_NONE);
+  call_release(&c);
+  c.turn.world->ops->accept_close(a);
+  call_end(&c);
+}
+
+TEST(a_local_address_that_is_taken_is_known_for_the_reason) {
+  struct call c;
+  struct addr from = probe_ip("127.0.0.1", 0);
+  uint16_t port;
+  call_open(&c);
+  struct acceptor *a = listen_here(&c, "127.0.0.1", &from.port);
+  struct acceptor *b = listen_here(&c, "127.0.0.2", &port);
+  CHECK_EQ(dial_outcome(&c, "127.0.0.2", port, &from), UV__EADDRINUSE);
+  CHECK(attempt_failed_here(&c.dial->attempts[0]));
+  call_release(&c);
+  from = probe_ip("127.0.0.1", 0);
+  CHECK_EQ(dial_outcome(&c, "127.0.0.1", dead_port(&c), &from), UV__ECONNREFUSED);
+  CHECK(!attempt_failed_here(&c.dial->attempts[0]));
+  call_release(&c);
+  c.turn.world->ops->accept_close(a);
+  c.turn.world->ops->accept_close(b);
+  call_end(&c);
+}
+
+/* ---- several addresses ------------------------------------------------------------- */
+
+/* Listens without accepting, until no connection more is answered. */
+struct deaf {
+  struct acceptor *acceptor;
+  struct link *held[4];
+  uint16_t port;
+};
+
+static void deaf_open(struct call *c, struct deaf *f, const char *host) {
+  const struct listen_opts opts = {.backlog = 1};
+  struct world *w = c->turn.world;
+  struct addr at = probe_ip(host, 0), to = probe_ip("127.0.0.1", 0);
+  CHECK_EQ(w->ops->listen(w, &at, &opts, &f->acceptor), 0);
+  CHECK_EQ(w->ops->accept_name(f->acceptor, &at), 0);
+  f->port = to.port = at.port;
+  for (int i = 0; i < 4; i++) CHECK_EQ(w->ops->dial(w, &to, NULL, &f->held[i]), 0);
+  turn_for(&c->turn, 0.02);
+}
+
+static void deaf_close(struct call *c, struct deaf *f) {
+  c->turn.world->ops->accept_close(f->acceptor);
+  for (int i = 0; i < 4; i++) f->held[i]->ops->close(f->held[i], true);
+}
+
+static struct acceptor *listen_there(struct call *c, const char *host, uint16_t port) {
+  const struct listen_opts opts = {.backlog = 64};
+  struct addr at = probe_ip(host, port);
+  struct acceptor *a = NULL;
+  CHECK_EQ(c->turn.world->ops->listen(c->turn.world, &at, &opts, &a), 0);
+  return a;
+}
+
+/* The order in which the addresses of a name are tried; nobody listens at any of them. */
+static void check_order(const char *host, const char *expected) {
+  struct call c;
+  char text[256] = "";
+  call_open(&c);
+  CHECK(dial_outcome(&c, host, dead_port(&c), NULL) < 0);
+  CHECK_EQ(c.dial->begun, c.dial->n);
+  for (int i = 0; i < c.dial->n; i++) {
+    char one[ADDR_TEXT_MAX];
+    addr_print_host(&c.dial->attempts[i].to, one);
+    if (i) strcat(text, ",");
+    strcat(text, one);
+  }
+  CHECK_STR(text, expected);
+  CHECK_EQ(c.dial->code, c.dial->attempts[c.dial->n - 1].code);
+  call_release(&c);
+  call_end(&c);
+}
+
+TEST(families_take_turns_and_the_first_of_the_resolver_stays_first) {
+  check_order("127.0.0.1,127.0.0.2,127.0.0.3,::1,::2", "127.0.0.1,::1,127.0.0.2,::2,127.0.0.3");
+  check_order("::1,::2,::3,127.0.0.1", "::1,127.0.0.1,::2,::3");
+  check_order("127.0.0.2,127.0.0.1", "127.0.0.2,127.0.0.1");
+}
+
+TEST(an_address_that_does_not_answer_is_overtaken_after_250_ms) {
+  struct call c;
+  struct deaf f;
+  call_open(&c);
+  deaf_open(&c, &f, "127.0.0.1");
+  struct acceptor *good = listen_there(&c, "127.0.0.2", f.port);
+  unsigned things = turn_things(&c.turn);
+  double began = turn_now(&c.turn);
+  CHECK_EQ(dial_outcome(&c, "127.0.0.1,127.0.0.2,127.0.0.3", f.port, NULL), 0);
+  double took = turn_now(&c.turn) - began;
+  CHECK(took >= 0.25);
+  CHECK(took < 5);
+  CHECK_EQ(dial_address(c.dial).ip[3], 2);
+  CHECK_EQ(c.dial->begun, 2);
+  CHECK_EQ(c.dial->under_way, 1); /* the winner */
+  CHECK(!timer_armed(&c.dial->timer));
+  TURN_UNTIL(&c.turn, turn_things(&c.turn) == things + 1);
+  call_release(&c);
+  c.turn.world->ops->accept_close(good);
+  deaf_close(&c, &f);
+  call_end(&c);
+}
+
+/* With a stagger for each this would take 5 s. */
+TEST(the_next_attempt_begins_at_once_when_one_fails) {
+  struct call c;
+  char host[512] = "";
+  call_open(&c);
+  for (int i = 1; i <= 20; i++) snprintf(host + strlen(host), 24, "127.0.1.%d,", i);
+  double began = turn_now(&c.turn);
+  CHECK_EQ(dial_outcome(&c, host, dead_port(&c), NULL), UV__ECONNREFUSED);
+  CHECK(turn_now(&c.turn) - began < 2.5);
+  CHECK_EQ(c.dial->begun, 20);
+  call_release(&c);
+  call_end(&c);
+}
+
+TEST(attempts_are_under_way_side_by_side_but_not_more_than_eight) {
+  struct call c;
+  struct deaf f;
+  int most = 0;
+  call_open(&c);
+  deaf_open(&c, &f, "0.0.0.0");
+  unsigned things = turn_things(&c.turn);
+  call_begin(&c,
+             "127.0.1.1,127.0.1.2,127.0.1.3,127.0.1.4,127.0.1.5,127.0.1.6,127.0.1.7,127.0.1.8,"
+             "127.0.1.9,127.0.1.10",
+             f.port, NULL);
+  TURN_UNTIL(&c.turn, (most = c.dial->under_way > most ? c.dial->under_way : most) > 8 ||
+                          c.dial->begun == 10);
+  CHECK_EQ(most, 8);
+  CHECK_EQ(c.dial->under_way, 8);
+  CHECK_EQ(c.dial->attempts[1].code, ERR_TIMEDOUT); /* the oldest made room */
+  CHECK_EQ(c.dial->attempts[2].code, ERR_AGAIN);
+  CHECK_EQ(c.dial->code, ERR_AGAIN);
+  size_t timers = c.turn.timers.n;
+  CHECK(!timer_armed(&c.dial->timer));
+  call_release(&c);
+  CHECK_EQ(c.turn.timers.n, timers);
+  TURN_UNTIL(&c.turn, turn_things(&c.turn) == things);
+  deaf_close(&c, &f);
+  call_end(&c);
+}
+
+/* The second begins before the loop has looked at the first: both are up in the same poll. */
+TEST(the_losers_of_the_race_are_reset) {
+  struct call c;
+  struct addr peer;
+  struct probe p[2];
+  uint16_t port;
+  char byte;
+  call_open(&c);
+  struct acceptor *a[2] = {listen_here(&c, "127.0.0.1", &port)};
+  a[1] = listen_there(&c, "127.0.0.2", port);
+  call_begin(&c, "127.0.0.1,127.0.0.2", port, NULL);
+  while (c.dial->looking) c.turn.world->ops->poll(c.turn.world, turn_now(&c.turn) + 0.01);
+  CHECK(timer_armed(&c.dial->timer));
+  c.dial->timer.fire(&c.dial->timer);
+  CHECK_EQ(c.dial->under_way, 2);
+  CHECK_EQ(call_await(&c), 0);
+  int winner = dial_address(c.dial).ip[3] - 1;
+  for (int i = 0; i < 2; i++) CHECK_EQ(probe_accept(c.turn.world, a[i], &p[i], &peer), 0);
+  CHECK_EQ(probe_read(&p[1 - winner], &byte, 1), ERR_RESET);
+  CHECK_EQ(probe_read(&p[winner], &byte, 1), ERR_AGAIN);
+  call_release(&c);
+  for (int i = 0; i < 2; i++) {
+    probe_close(&p[i], false);
+    c.turn.world->ops->accept_close(a[i]);
+  }
+  TURN_UNTIL(&c.turn, !p[0].link && !p[1].link);
+  call_end(&c);
+}
+
+/* ---- a socket that meets itself ---------------------------------------------------- */
+
+static int dial_itself(const char *host) {
+  struct call c;
+  struct addr from = probe_ip(host, 0);
+  call_open(&c);
+  from.port = dead_port(&c);
+  int code = dial_outcome(&c, host, from.port, &from);
+  call_release(&c);
+  call_end(&c);
+  return code;
+}
+
+/* The system may choose as the local port the very port that nobody listens on. */
+TEST(a_connection_to_itself_is_refused) {
+  CHECK_EQ(dial_itself("127.0.0.1"), UV__ECONNREFUSED);
+  if (!has_ipv6()) return;
+  CHECK_EQ(dial_itself("::1"), UV__ECONNREFUSED);
+  CHECK_EQ(dial_itself("::ffff:127.0.0.1"), UV__ECONNREFUSED);
+}
+
+TEST(the_same_port_of_another_address_is_somebody_else) {
+  struct call c;
+  struct addr from = probe_ip("127.0.0.2", 0);
+  call_open(&c);
+  struct acceptor *a = listen_here(&c, "127.0.0.1", &from.port);
+  CHECK_EQ(dial_outcome(&c, "127.0.0.1", from.port, &from), 0);
+  call_release(&c);
+  c.turn.world->ops->accept_close(a);
+  call_end(&c);
+}
+
 /* ---- giving up ------------------------------------------------------------------- */
 
 TEST(giving_up_what_never_was_is_harmless) { dial_release(NULL); }
@@ -210,7 +448,7 @@ TEST(a_dial_can_be_given_up_while_it_connects) {
   struct acceptor *a = listen_here(&c, "127.0.0.1", &port);
   call_begin(&c, "127.0.0.1", port, NULL);
   CHECK_EQ(c.dial->code, ERR_AGAIN);
-  CHECK(c.dial->link != NULL);
+  CHECK_EQ(c.dial->under_way, 1);
   waiter_park(&c.caller, &c.dial->waiters, INFINITY, true);
   call_release(&c);
   turn_for(&c.turn, 0.02);

@@ -308,6 +308,68 @@ TEST(what_is_posted_keeps_the_loop_alive) {
   turn_end(&t);
 }
 
+TEST(nothing_else_ends_a_wait_that_was_served) {
+  struct turn t;
+  struct waitq q = {NULL, NULL};
+  struct waiter a, b;
+  turn_open(&t);
+  waiter_init(&a, &t);
+  waiter_init(&b, &t);
+  waiter_park(&a, &q, turn_now(&t), false);
+  waiter_park(&b, &q, INFINITY, false);
+  CHECK(waitq_waiting(&q) == &a.wait);
+  wait_wake(&a.wait, 0);
+  wait_serve(&a.wait);
+  CHECK(waitq_waiting(&q) == &b.wait);
+  wait_wake(&a.wait, ERR_CANCELED);
+  waitq_wake_all(&q, ERR_CLOSED);
+  turn_step(&t, true);
+  CHECK_EQ(a.runs, 1);
+  CHECK_EQ(a.why, WAIT_SERVED);
+  CHECK_EQ(b.why, ERR_CLOSED);
+  CHECK(waitq_waiting(&q) == NULL);
+  wait_fini(&a.wait);
+  wait_fini(&b.wait);
+  turn_end(&t);
+}
+
+TEST(who_is_served_leaves_the_others_asleep) {
+  struct turn t;
+  struct waitq q = {NULL, NULL};
+  struct waiter a, b;
+  turn_open(&t);
+  waiter_init(&a, &t);
+  waiter_init(&b, &t);
+  waiter_park(&a, &q, INFINITY, false);
+  waiter_park(&b, &q, INFINITY, false);
+  wait_serve(&a.wait);
+  turn_step(&t, true);
+  CHECK_EQ(a.runs, 1);
+  CHECK_EQ(b.runs, 0);
+  CHECK(q.first == &b.wait && q.last == &b.wait);
+  wait_fini(&b.wait);
+  turn_end(&t);
+}
+
+TEST(who_runs_while_it_stands_in_line_does_not_wait_there) {
+  struct turn t;
+  struct waitq q = {NULL, NULL};
+  struct waiter a, b;
+  turn_open(&t);
+  waiter_init(&a, &t);
+  waiter_init(&b, &t);
+  waiter_park(&a, &q, INFINITY, false);
+  waiter_park(&b, &q, INFINITY, false);
+  wait_resume(&a.wait);
+  CHECK(waitq_waiting(&q) == &b.wait);
+  CHECK(a.wait.q == NULL);
+  CHECK(q.first == &b.wait && q.last == &b.wait);
+  wait_resume(&b.wait);
+  CHECK(waitq_waiting(&q) == NULL);
+  CHECK(!q.first && !q.last);
+  turn_end(&t);
+}
+
 /* ---- the end of a waiter --------------------------------------------------------- */
 
 enum { FRESH, PARKED, TIMED, WOKEN, ENDED, RESUMED, STATES };
