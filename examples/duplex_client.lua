@@ -18,7 +18,7 @@ io.stdout:setvbuf("line")
 local acts = {}
 
 function acts.hello(conn, msg)
-  duplex.log("hello response message from [%s]: %s", (conn:remote_addr()), msg.Data)
+  duplex.log("hello response message from [%s]: %s", conn:remote_addr(), msg.Data)
 end
 
 function acts.heartbeat(conn) duplex.log("heartbeat from [%s]", conn:remote_addr()) end

@@ -18,7 +18,7 @@ io.stdout:setvbuf("line")
 local acts = {}
 
 function acts.hello(conn, msg)
-  duplex.log("hello message from [%s]: %s", (conn:remote_addr()), msg.Data)
+  duplex.log("hello message from [%s]: %s", conn:remote_addr(), msg.Data)
   duplex.send(conn, msg.Act, "Nice to meet you!")
 end
 

@@ -25,12 +25,13 @@ local LEAST_WORD <const> = #"$0\r\n\r\n"
 
 local function bad(what) return false, "Protocol error: " .. what end
 
--- The number between a mark and the line's end.
+-- The number behind a mark, of which there may be no more than the beginning yet.
 local function take_number(bytes, at, pattern, what)
   local digits, after = match(bytes, pattern, at)
   if digits and #digits <= MOST_DIGITS then return tonumber(digits), after end
-  if digits or #bytes - at > MOST_DIGITS + 2 then return bad(what) end
-  return nil, #bytes + 1
+  local cut = #bytes - at <= MOST_DIGITS + 1 and match(bytes, "^.?%d*\r?$", at)
+  if cut then return nil, #bytes + 1 end
+  return bad(what)
 end
 
 local function take_word(bytes, at)

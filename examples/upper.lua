@@ -35,7 +35,7 @@ local server = assert(wire.serve(address, {
   limits = { line = MOST },
   idle_timeout = patience,
   on_accept = function(conn) log("accepted connection from", (conn:remote_addr())) end,
-  on_close = function(conn, _, code) log("closed connection from", (conn:remote_addr()), code) end,
+  on_close = function(conn, _, why) log("closed connection from", (conn:remote_addr()), why) end,
 }, shout))
 print("upper server on " .. server:addr())
 wire.run()
