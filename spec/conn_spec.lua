@@ -8,6 +8,8 @@ local chapters = {
   "packages",
   "iterators",
   "times",
+  "idle",
+  "quiet",
   "queues",
   "send",
   "ends",

@@ -156,7 +156,7 @@ size_t addr_print_host(const struct addr *a, char out[ADDR_TEXT_MAX]) {
   if (a->kind == ADDR_IP4)
     inet_ntop(AF_INET, a->ip, out, INET_ADDRSTRLEN);
   else
-    strcpy(out, a->kind == ADDR_PIPE ? "pipe" : "?");
+    strcpy(out, a->kind == ADDR_PIPE ? "pipe" : a->kind == ADDR_UNIX ? "unix" : "?");
   return strlen(out);
 }
 
@@ -223,4 +223,6 @@ void addr_from_sockaddr(struct addr *a, const struct sockaddr *sa) {
     from_sockaddr4(a, sa);
   else if (sa->sa_family == AF_INET6)
     from_sockaddr6(a, sa);
+  else if (sa->sa_family == AF_UNIX)
+    a->kind = ADDR_UNIX;
 }

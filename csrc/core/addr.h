@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <sys/socket.h>
 
-enum addr_kind { ADDR_NONE, ADDR_IP4, ADDR_IP6, ADDR_PIPE };
+enum addr_kind { ADDR_NONE, ADDR_IP4, ADDR_IP6, ADDR_PIPE, ADDR_UNIX };
 
 struct addr {
   uint8_t kind;

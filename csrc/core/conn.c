@@ -16,7 +16,7 @@ static void on_closed(struct link *l);
 
 /* ---- life ------------------------------------------------------------------------ */
 
-static void conn_attach(struct conn *c, struct link *l, const struct addr *peer) {
+static void take_link(struct conn *c, struct link *l, const struct addr *peer) {
   c->link = l;
   l->owner = c;
   l->ready = on_ready;
@@ -38,14 +38,15 @@ struct conn *conn_open(struct turn *t, struct link *l, const struct addr *peer) 
   }
   c->turn = t;
   c->limits = conn_default_limits;
-  c->timeout = c->recv_deadline = c->send_deadline = INFINITY;
+  c->timeout = c->recv_deadline = c->send_deadline = c->recv_due = INFINITY;
+  c->idle_timeout = INFINITY;
   c->holders = CONN_OF_LOOP | CONN_OF_OWNER;
   c->opened = c->last_active = t->now;
   t->conns++;
   c->next = t->first_conn;
   if (c->next) c->next->prev = c;
   t->first_conn = c;
-  conn_attach(c, l, peer);
+  take_link(c, l, peer);
   return c;
 }
 
@@ -75,6 +76,16 @@ void conn_free_all(struct turn *t) {
     next = c->next;
     conn_free(c);
   }
+}
+
+/* Adopting is rare enough for a look at all of them. */
+bool conn_owns(const struct turn *t, int fd) {
+  for (const struct conn *c = t->first_conn; c; c = c->next) {
+    int own = -1;
+    if (c->link && !c->link_closed) c->link->ops->option(c->link, LINK_FD, false, &own);
+    if (own == fd && own >= 0) return true;
+  }
+  return false;
 }
 
 static void on_closed(struct link *l) {
@@ -151,6 +162,47 @@ static int page_gather(struct conn *c) {
   return 0;
 }
 
+/* ---- idleness -------------------------------------------------------------------- */
+
+static void reach_waiters(struct waitq *q, double deadline) {
+  for (struct wait *next, *w = q->first; w; w = next) {
+    next = w->next;
+    wait_set_due(w, w->call_due < deadline ? w->call_due : deadline);
+  }
+}
+
+static void update_recv_due(struct conn *c) {
+  double idle = c->heard + (double)c->idle_timeout;
+  c->recv_due = idle < c->recv_deadline ? idle : c->recv_deadline;
+}
+
+/* Whoever receives this sees the new time when it waits again; those behind it are parked. */
+static void note_heard(struct conn *c) {
+  if (c->turn->now > c->heard) c->heard = c->turn->now;
+  update_recv_due(c);
+  if (c->readers.first != c->readers.last) reach_waiters(&c->readers, c->recv_due);
+}
+
+static inline bool counts_idleness(const struct conn *c) { return c->idle_timeout < INFINITY; }
+
+/* What is read outside the usual course came now, however long ago the poll was. */
+static void freshen_now(const struct conn *c) {
+  if (counts_idleness(c)) c->turn->now = turn_now(c->turn);
+}
+
+void conn_try_link(struct conn *c) {
+  c->readable = true;
+  freshen_now(c);
+}
+
+void conn_set_idle_timeout(struct conn *c, double seconds) {
+  if (!conn_is_open(c)) return;
+  c->idle_timeout = (float)seconds;
+  c->heard = turn_now(c->turn);
+  update_recv_due(c);
+  reach_waiters(&c->readers, c->recv_due);
+}
+
 /* ---- reading --------------------------------------------------------------------- */
 
 static void note_end(struct conn *c, ptrdiff_t r) {
@@ -173,6 +225,7 @@ static int read_once(struct conn *c, char *to, size_t room, size_t *got) {
   }
   *got = (size_t)r;
   c->bytes_in += *got;
+  if (c->by_byte && counts_idleness(c)) note_heard(c);
   if (*got < room) c->readable = false;
   return 0;
 }
@@ -242,6 +295,7 @@ int conn_take(struct conn *c, const struct framing *f, struct message *m) {
   if (!conn_is_open(c)) return ERR_CLOSED;
   if (c->desync && f->kind == FRAMING_LENGTH) return ERR_PROTO;
   scan_for(c, f);
+  c->by_byte = f->by_byte;
   for (;;) {
     size_t n;
     m->base = conn_input(c, &n);
@@ -271,6 +325,7 @@ void conn_took(struct conn *c, const struct cut *cut) {
   if (!conn_is_open(c)) return; /* closed by a finalizer while the message was pushed */
   conn_consume(c, cut->take);
   c->messages_in++;
+  if (cut->take > 0 && counts_idleness(c)) note_heard(c);
 }
 
 int conn_skip(struct conn *c, const struct framing *f) {
@@ -297,6 +352,7 @@ static bool read_ahead(struct conn *c) {
   }
   size_t have = buf_len(&c->in), got;
   if (have < CONN_READ_AHEAD && !c->in_end) {
+    freshen_now(c);
     if (read_once(c, t->page, CONN_READ_AHEAD - have, &got) != 0) return true;
     if (got && buf_append(&c->in, t->page, got) != 0) note_end(c, ERR_NOMEM);
   }
@@ -345,17 +401,11 @@ static void on_ready(struct link *l, unsigned events) {
 
 /* ---- times and facts ------------------------------------------------------------- */
 
-static void reach_waiters(struct waitq *q, double deadline) {
-  for (struct wait *next, *w = q->first; w; w = next) {
-    next = w->next;
-    wait_set_due(w, w->call_due < deadline ? w->call_due : deadline);
-  }
-}
-
 void conn_set_deadline(struct conn *c, unsigned which, double at) {
   if (which & CONN_RECV) {
     c->recv_deadline = at;
-    reach_waiters(&c->readers, at);
+    if (conn_is_open(c)) update_recv_due(c);
+    reach_waiters(&c->readers, c->recv_due);
   }
   if (which & CONN_SEND) {
     c->send_deadline = at;

@@ -48,6 +48,14 @@ struct conn_failure {
   const char *what; /* static: "recv" */
 };
 
+/* What ends with a connection: a timer that is its own.  Intrusive. */
+struct attachment {
+  struct attachment *next, **at; /* at: whoever points here; NULL: attached to nothing */
+  /* Once, when the connection is no longer open; it is detached by then.  Only marks and
+   * queues. */
+  void (*ended)(struct attachment *);
+};
+
 struct conn {
   struct turn *turn;
   struct link *link; /* NULL once CLOSED */
@@ -59,6 +67,10 @@ struct conn {
   struct conn_limits limits;
   double timeout; /* default of each call; INFINITY */
   double recv_deadline, send_deadline;
+  double recv_due;                       /* the earlier of recv_deadline and the end of idleness */
+  float idle_timeout;                    /* seconds without a message; INFINITY */
+  float buffer_wait;                     /* of quiet after which recv() has everything; 0 */
+  struct attachment *ending;             /* what ends with it */
   struct timer timer;                    /* CLOSING: no progress, then no end */
   struct conn *next_visit, *prev, *next; /* in the turn's lists: visits, all */
   struct addr peer, local;
@@ -67,7 +79,10 @@ struct conn {
   uint64_t consumed; /* bytes taken off the input: tells whether somebody took some meanwhile */
   uint64_t bytes_in, bytes_out, messages_in, messages_out;
   double opened, last_active; /* last_active: CLOSING: when the peer last took something */
-  size_t left;                /* CLOSING: what it had not taken when last looked at */
+  union {
+    double heard; /* OPEN: since when the peer is idle */
+    size_t left;  /* CLOSING: what it had not taken when last looked at */
+  };
   struct conn_failure failure, recv_failure;
   int in_end;  /* the end of the input, sticky: ERR_EOF or a code; 0: not yet */
   int out_end; /* why nothing can be written any more; 0: it can */
@@ -82,6 +97,7 @@ struct conn {
   bool draining;             /* the server shuts down: no further message is awaited */
   bool spared;               /* the keeper's own: it does not wait for this one */
   bool accepted;             /* this end was accepted (a pipe: the second end), not dialled */
+  bool by_byte;              /* of the last receive: each byte ends the peer's idleness */
 };
 
 /* Takes over the link (on failure too: then it is reset). peer may be NULL: asked of the
@@ -126,7 +142,7 @@ int conn_unread(struct conn *c, const char *data, size_t n);
 /* Somebody is about to wait for input. */
 void conn_want_input(struct conn *c);
 /* A call that will not wait: the next read tries the link though it reported nothing. */
-static inline void conn_try_link(struct conn *c) { c->readable = true; }
+void conn_try_link(struct conn *c);
 /* Another needs the page, or this connection gives it up: unread bytes move to `in`. */
 int conn_spill(struct conn *c);
 
@@ -158,7 +174,13 @@ int conn_close_in(struct conn *c, double seconds, bool reset);
 int conn_close_write(struct conn *c);
 /* Has everything sent been handed to the system, FIN included, or been given up? */
 bool conn_is_flushed(const struct conn *c);
+/* a->ended is called when the open connection is so no longer, in whatever way. */
+void conn_attach(struct conn *c, struct attachment *a);
+/* It is not.  Harmless when detached. */
+void conn_detach(struct attachment *a);
 
+/* Is the descriptor a connection's of this loop? */
+bool conn_owns(const struct turn *t, int fd);
 /* The keeper goes away: connections that are still its own report to nobody. */
 void conn_forget_keeper(struct turn *t, const struct keeper *k);
 
@@ -167,6 +189,10 @@ void conn_forget_keeper(struct turn *t, const struct keeper *k);
 enum { CONN_RECV = 1, CONN_SEND = 2 };
 /* Absolute; INFINITY clears; reaches the calls that are waiting. which: CONN_RECV | CONN_SEND. */
 void conn_set_deadline(struct conn *c, unsigned which, double at);
+/* Receives time out when the peer was idle for so long: no message complete, or no byte where
+ * bytes are received (framing.by_byte).  INFINITY: never.  Begins to count now; reaches the calls
+ * that are waiting. */
+void conn_set_idle_timeout(struct conn *c, double seconds);
 /* The address of this side or the peer; also after the close. */
 void conn_name(const struct conn *c, bool peer, struct addr *a);
 

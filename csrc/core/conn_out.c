@@ -137,11 +137,34 @@ static void forget_delay(struct conn *c) {
   timers_disarm(&c->turn->timers, &c->timer);
 }
 
+void conn_attach(struct conn *c, struct attachment *a) {
+  a->next = c->ending;
+  a->at = &c->ending;
+  if (a->next) a->next->at = &a->next;
+  c->ending = a;
+}
+
+void conn_detach(struct attachment *a) {
+  if (!a->at) return;
+  *a->at = a->next;
+  if (a->next) a->next->at = a->at;
+  a->at = NULL;
+}
+
+static void end_attached(struct conn *c) {
+  for (struct attachment *a; (a = c->ending);) {
+    conn_detach(a);
+    a->ended(a);
+  }
+}
+
 /* Nobody can use it any more; what is left is between the loop and the link. */
 static void leave_open(struct conn *c) {
   c->link->ops->name(c->link, false, &c->local);
   c->state = CONN_CLOSING;
+  c->left = 0;
   forget_delay(c);
+  end_attached(c);
   c->turn->holds++; /* until the link is gone: on_closed() */
   conn_forget_page(c);
   buf_fini(&c->in);

@@ -20,6 +20,10 @@ enum {
   ERR_CANCELED = UV__ECANCELED,   /* the task was cancelled */
   ERR_NOMEM = UV__ENOMEM,
   ERR_INVAL = UV__EINVAL,
+  ERR_NOTSUP = UV__ENOTSUP,       /* this transport has no such thing */
+  ERR_EXIST = UV__EEXIST,         /* somebody has it already */
+  ERR_BADF = UV__EBADF,           /* no descriptor */
+  ERR_PROTOTYPE = UV__EPROTOTYPE, /* another kind of socket */
   ERR_PIPE = UV__EPIPE,
   ERR_RESET = UV__ECONNRESET,
   ERR_REFUSED = UV__ECONNREFUSED,

@@ -28,6 +28,8 @@ struct framing {
                             byte) is a message too */
   bool little;           /* LENGTH: byte order of the field */
   bool includes_header;  /* LENGTH: the value counts the header too */
+  bool by_byte;          /* FIXED, ALL, RAW: each byte is a sign of life, not only the whole:
+                            for who counts idleness; a cut is none the different */
   uint8_t size;          /* LENGTH: bytes of the field: 1, 2, 3, 4, 8 */
   uint32_t offset;       /* LENGTH: bytes before the field */
   uint32_t strip;        /* LENGTH: leading bytes that are not part of the message */

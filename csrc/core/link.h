@@ -20,7 +20,7 @@ enum link_option {
   LINK_KEEP_IDLE, /* seconds */
   LINK_KEEP_INTERVAL,
   LINK_KEEP_COUNT,
-  LINK_LINGER,
+  LINK_LINGER, /* seconds, -1: off */
   LINK_RECV_BUFFER,
   LINK_SEND_BUFFER,
   LINK_TOS,
@@ -52,7 +52,8 @@ struct link_ops {
    * behind it.  reset: the peer sees a reset and nothing stays behind (no TIME_WAIT). */
   void (*close)(struct link *, bool reset);
   int (*name)(struct link *, bool peer, struct addr *);
-  /* Reads (set = false) or sets *value.  ERR_INVAL: not of this transport. */
+  /* Reads (set = false) or sets *value.  ERR_NOTSUP: not of this transport; ERR_INVAL: no
+   * value that the system takes. */
   int (*option)(struct link *, enum link_option, bool set, int *value);
 };
 

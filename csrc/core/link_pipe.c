@@ -195,7 +195,7 @@ static int pipe_name(struct link *l, bool peer, struct addr *a) {
 
 static int pipe_option(struct link *l, enum link_option what, bool set, int *value) {
   (void)l;
-  if (what != LINK_FD || set) return ERR_INVAL;
+  if (what != LINK_FD || set) return ERR_NOTSUP;
   *value = -1;
   return 0;
 }

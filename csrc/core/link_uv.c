@@ -213,13 +213,13 @@ static int option_plain(struct link *l, enum link_option what, bool set, int *va
   int r = set ? setsockopt(fd, o.level, o.name, value, len)
               : getsockopt(fd, o.level, o.name, value, &len);
   if (r == 0) return 0;
-  return errno == EOPNOTSUPP || errno == ENOPROTOOPT ? ERR_INVAL : -errno;
+  return errno == EOPNOTSUPP || errno == ENOPROTOOPT ? ERR_NOTSUP : -errno;
 }
 
 static int link_uv_option(struct link *l, enum link_option what, bool set, int *value) {
   if (what == LINK_LINGER) return option_linger(uv_of(l), set, value);
   if (what != LINK_FD) return option_plain(l, what, set, value);
-  if (set) return ERR_INVAL;
+  if (set) return ERR_NOTSUP;
   *value = uv_of(l)->fd;
   return 0;
 }
@@ -243,7 +243,6 @@ int link_uv_open(uv_loop_t *loop, unsigned *census, int fd, bool connecting, str
   int r = u ? uv_poll_init(loop, &u->poll, fd) : ERR_NOMEM;
   if (r) {
     free(u);
-    close(fd);
     return r;
   }
   u->link.ops = &link_uv_ops;

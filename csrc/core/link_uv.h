@@ -11,9 +11,9 @@
 /* uv.h comes last: it takes back what err.h needs of <uv/errno.h>. */
 #include <uv.h>
 
-/* A link over fd, a stream socket that does not block; connecting: connect() has not answered
- * yet.  fd becomes the link's, and is closed when this fails.  *census, which must outlive the
- * link, counts it until it is freed.  0 or a code. */
+/* A link over fd, a stream socket; connecting: connect() has not answered yet.  fd becomes the
+ * link's, and does not block any more; when this fails, it is left as it was.  *census, which
+ * must outlive the link, counts it until it is freed.  0 or a code. */
 int link_uv_open(uv_loop_t *loop, unsigned *census, int fd, bool connecting, struct link **out);
 
 #endif

@@ -3,6 +3,7 @@
 
 #ifdef __linux__
 
+#include <fcntl.h>
 #include <linux/sockios.h>
 #include <sys/ioctl.h>
 
@@ -13,6 +14,8 @@ int platform_socket(int family, int type) {
 int platform_accept(int fd, struct sockaddr *peer, socklen_t *len) {
   return accept4(fd, peer, len, SOCK_NONBLOCK | SOCK_CLOEXEC);
 }
+
+void platform_own(int fd) { fcntl(fd, F_SETFD, FD_CLOEXEC); }
 
 size_t platform_in_flight(int fd) {
   int n = 0;
@@ -46,6 +49,14 @@ int platform_socket(int family, int type) { return prepare(socket(family, type, 
 
 int platform_accept(int fd, struct sockaddr *peer, socklen_t *len) {
   return prepare(accept(fd, peer, len));
+}
+
+void platform_own(int fd) {
+#ifdef SO_NOSIGPIPE
+  int on = 1;
+  setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
+#endif
+  fcntl(fd, F_SETFD, FD_CLOEXEC);
 }
 
 size_t platform_in_flight(int fd) {

@@ -110,6 +110,8 @@ static struct wait *wait_of_timer(struct timer *d) {
   return (struct wait *)(void *)((char *)d - offsetof(struct wait, timer));
 }
 
+static void wait_expire(struct wait *w) { wait_wake(w, w->stays ? 0 : ERR_TIMEDOUT); }
+
 /* Timers are re-armed lazily: one that was armed for an earlier wait moves on. */
 static void on_wait_due(struct timer *d) {
   struct wait *w = wait_of_timer(d);
@@ -117,7 +119,7 @@ static void on_wait_due(struct timer *d) {
   if (turn_now(w->turn) < w->due)
     timers_arm(&w->turn->timers, d, w->due); /* its place in the heap was just freed */
   else
-    wait_wake(w, ERR_TIMEDOUT);
+    wait_expire(w);
 }
 
 void wait_init(struct wait *w, struct turn *t, void (*run)(struct job *)) {
@@ -207,7 +209,7 @@ void wait_set_due(struct wait *w, double due) {
   if (wait_arm(w, due) != 0) due = turn_now(w->turn); /* no memory for a timer: end it now */
   w->due = due;
   wait_hold(w, w->outside || due != INFINITY);
-  if (due <= turn_now(w->turn)) wait_wake(w, ERR_TIMEDOUT);
+  if (due <= turn_now(w->turn)) wait_expire(w);
 }
 
 void wait_fini(struct wait *w) {

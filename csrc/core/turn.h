@@ -55,6 +55,7 @@ struct wait {
   int why;            /* what ended the wait from outside (ERR_TIMEDOUT, ..., or WAIT_SERVED);
                        * 0: look again */
   bool parked;
+  bool stays;   /* when its time is over it looks again, at its place, instead of leaving */
   bool outside; /* something outside the process may end this wait */
   bool held;    /* counts among turn.holds */
 };

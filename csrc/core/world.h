@@ -58,6 +58,9 @@ struct world_ops {
   /* A link that is connecting, or up already; the outcome is in state().  Failures that are
    * known at once are returned.  from may be NULL. */
   int (*dial)(struct world *, const struct addr *to, const struct addr *from, struct link **);
+  /* A link that is up, over a connected stream socket that somebody else made.  A descriptor
+   * that is anything else, or a link's already: a code, and it is left alone. */
+  int (*adopt)(struct world *, int fd, struct link **);
   int (*listen)(struct world *, const struct addr *, const struct listen_opts *,
                 struct acceptor **);
   /* 0 and a link that is up; ERR_AGAIN; UV_EMFILE, UV_ENFILE, ... are not final. */

@@ -109,6 +109,13 @@ static int bind_from(int fd, const struct addr *from) {
   return bind(fd, (struct sockaddr *)&sa, len) == 0 ? 0 : -errno;
 }
 
+/* A link over a socket of our own making, which is closed if there is no memory for it. */
+static int link_over(struct world_uv *w, int fd, bool connecting, struct link **out) {
+  int r = link_uv_open(&w->loop, &w->open, fd, connecting, out);
+  if (r) close(fd);
+  return r;
+}
+
 static int world_uv_dial(struct world *base, const struct addr *to, const struct addr *from,
                          struct link **out) {
   struct world_uv *w = world_of(base);
@@ -124,7 +131,28 @@ static int world_uv_dial(struct world *base, const struct addr *to, const struct
     close(fd);
     return r;
   }
-  return link_uv_open(&w->loop, &w->open, fd, connecting, out);
+  return link_over(w, fd, connecting, out);
+}
+
+/* ---- adopting -------------------------------------------------------------------- */
+
+/* Neither a file nor a datagram socket, and it has a peer, which one that listens has not. */
+static int check_connected(int fd) {
+  struct sockaddr_storage sa;
+  socklen_t len = sizeof sa;
+  int type;
+  socklen_t type_len = sizeof type;
+  if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_len) != 0) return -errno;
+  if (type != SOCK_STREAM) return ERR_PROTOTYPE;
+  return getpeername(fd, (struct sockaddr *)&sa, &len) == 0 ? 0 : -errno;
+}
+
+static int world_uv_adopt(struct world *base, int fd, struct link **out) {
+  struct world_uv *w = world_of(base);
+  int r = check_connected(fd);
+  if (r == 0) r = link_uv_open(&w->loop, &w->open, fd, false, out);
+  if (r == 0) platform_own(fd);
+  return r;
 }
 
 /* ---- accepting ------------------------------------------------------------------- */
@@ -204,7 +232,7 @@ static int world_uv_accept(struct acceptor *base, struct link **out, struct addr
   int fd = next_client(a->fd, (struct sockaddr *)&sa, sizeof sa);
   if (fd < 0) return fd;
   addr_from_sockaddr(peer, (struct sockaddr *)&sa);
-  return link_uv_open(&a->world->loop, &a->world->open, fd, false, out);
+  return link_over(a->world, fd, false, out);
 }
 
 static void on_acceptable(uv_poll_t *handle, int status, int events);
@@ -314,6 +342,7 @@ static const struct world_ops world_uv_ops = {
     .now = world_uv_now,
     .poll = world_uv_poll,
     .dial = world_uv_dial,
+    .adopt = world_uv_adopt,
     .listen = world_uv_listen,
     .accept = world_uv_accept,
     .accept_want = world_uv_accept_want,

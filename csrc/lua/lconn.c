@@ -1,5 +1,6 @@
 /* Conn userdata: its life, addresses, times and facts.
- * What this is not: receiving (lrecv.c), sending (lsend.c), dialling (ldial.c). */
+ * What this is not: receiving (lrecv.c), sending (lsend.c), dialling (ldial.c), the options of
+ * its socket (lconnopt.c). */
 #include <math.h>
 #include <string.h>
 
@@ -8,8 +9,11 @@
 #define CONN_NAME "lunewire.Conn"
 
 struct conn_opts conn_opts_default(void) {
-  return (struct conn_opts){
-      .limits = conn_default_limits, .timeout = INFINITY, .nodelay = true, .keepalive = true};
+  return (struct conn_opts){.limits = conn_default_limits,
+                            .timeout = INFINITY,
+                            .idle_timeout = INFINITY,
+                            .nodelay = true,
+                            .keepalive.on = true};
 }
 
 /* ---- life ------------------------------------------------------------------------- */
@@ -32,11 +36,6 @@ int lconn_new(lua_State *L) {
   return lua_gettop(L);
 }
 
-static void set_flag(struct link *l, enum link_option what, bool on) {
-  int value = on;
-  l->ops->option(l, what, true, &value); /* a transport without it is none the worse */
-}
-
 int lconn_open(lua_State *L, struct rt *rt, int idx, struct link *l, const struct addr *peer,
                const struct conn_opts *o, int f) {
   struct lconn *lc = lua_touserdata(L, idx);
@@ -45,10 +44,8 @@ int lconn_open(lua_State *L, struct rt *rt, int idx, struct link *l, const struc
   lc->c = c;
   c->limits = o->limits;
   c->timeout = o->timeout;
-  if (l->outside) {
-    set_flag(l, LINK_NODELAY, o->nodelay);
-    if (o->keepalive) set_flag(l, LINK_KEEPALIVE, true);
-  }
+  if (o->idle_timeout != INFINITY) conn_set_idle_timeout(c, o->idle_timeout);
+  conn_opts_apply(l, o);
   if (!lua_isnil(L, f)) lconn_set_framing(L, idx, f);
   return 0;
 }
@@ -111,6 +108,9 @@ void conn_opts_rest(lua_State *L, int idx, struct conn_opts *o) {
       luaL_error(L, "option 'limits' must be a table, not %s", luaL_typename(L, -1));
     opts_read(L, lua_gettop(L), keys, &o->limits);
   }
+  lua_pop(L, 1);
+  if (lua_getfield(L, idx, "keepalive") != LUA_TNIL)
+    o->keepalive = check_keepalive(L, lua_gettop(L));
   lua_pop(L, 1);
   if (lua_getfield(L, idx, "framing") != LUA_TNIL) check_framing(L, lua_gettop(L));
 }
@@ -242,6 +242,49 @@ static int l_set_timeout(lua_State *L) {
   return 0;
 }
 
+/***
+Lets receives time out while the peer is idle.
+
+A receive returns `ETIMEDOUT` once `s` seconds have passed since the last message was received:
+since a whole line, package or frame, so that a peer that sends a byte now and then of a line
+without end counts as idle; where bytes are received (`recv`, `recv_some`, `peek`, `chunks`,
+`read` of a count or of everything), since the last byte.  What is sent does not count.  Nothing
+is closed and no byte is lost.  Setting it begins to count anew, also for a call that is waiting:
+whoever got `ETIMEDOUT`, asks the peer for a sign of life and sets it again waits as long again.
+A timeout or deadline that comes earlier stays in force, and what is buffered is received even
+when the time is over.
+@function Conn:set_idle_timeout
+@tparam ?number s seconds; `math.huge` or `nil` for none, as a connection begins
+@waits never
+@raise what is no number
+*/
+static int l_set_idle_timeout(lua_State *L) {
+  struct conn *c = check_conn(L, rt_of(L), 1);
+  luaL_checkany(L, 2);
+  conn_set_idle_timeout(c, opt_seconds(L, 2, INFINITY));
+  return 0;
+}
+
+/***
+Lets `recv()` without a count, and `chunks`, wait until the line is quiet.
+
+The first byte is awaited as usual.  Then the call goes on until nothing has come for `s`
+seconds, or until its timeout, a deadline, `max` (without it `limits.all`) or the end of the
+stream: what is there then is its result.
+@function Conn:set_recv_buffer_wait
+@tparam ?number s seconds; 0 or `nil` for none, as a connection begins
+@waits never
+@raise what is no number
+@follows SetRecvBufferWait of gtcp
+*/
+static int l_set_recv_buffer_wait(lua_State *L) {
+  struct conn *c = check_conn(L, rt_of(L), 1);
+  luaL_checkany(L, 2);
+  double s = opt_seconds(L, 2, 0);
+  c->buffer_wait = s > 0 ? (float)s : 0;
+  return 0;
+}
+
 /* ---- facts ------------------------------------------------------------------------ */
 
 static int push_name(lua_State *L, bool peer) {
@@ -250,7 +293,7 @@ static int push_name(lua_State *L, bool peer) {
   struct addr a;
   conn_name(c, peer, &a);
   lua_pushlstring(L, text, addr_print(&a, text));
-  if (a.kind == ADDR_PIPE) return 1;
+  if (a.kind == ADDR_PIPE || a.kind == ADDR_UNIX) return 1;
   lua_pushlstring(L, text, addr_print_host(&a, text));
   lua_pushinteger(L, a.port);
   return 3;
@@ -326,6 +369,8 @@ static const luaL_Reg methods[] = {{"close", l_close},
                                    {"set_recv_deadline", l_set_recv_deadline},
                                    {"set_send_deadline", l_set_send_deadline},
                                    {"set_timeout", l_set_timeout},
+                                   {"set_idle_timeout", l_set_idle_timeout},
+                                   {"set_recv_buffer_wait", l_set_recv_buffer_wait},
                                    {"set_framing", l_set_framing},
                                    {"local_addr", l_local_addr},
                                    {"remote_addr", l_remote_addr},
@@ -343,6 +388,8 @@ void lconn_register(lua_State *L, struct rt *rt) {
   lua_getfield(L, -1, "__index");
   rt_setfuncs(L, rt, lrecv_methods);
   rt_setfuncs(L, rt, lsend_methods);
+  rt_setfuncs(L, rt, lconnopt_methods);
+  rt_setfuncs(L, rt, ltimer_methods);
   rt_setfuncs(L, rt, lfile_methods);
   lrecv_set_iterators(L, rt);
   lua_pop(L, 2);

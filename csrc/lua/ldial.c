@@ -1,5 +1,7 @@
-/* connect and pipe: where connections come from when nobody accepts them.
+/* connect, adopt and pipe: where connections come from when nobody accepts them.
  * What this is not: trying addresses (core/dial.c). */
+#include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -23,13 +25,13 @@ struct ldial {
 
 struct dial_opts {
   double timeout;
-  bool nodelay, keepalive;
+  bool nodelay;
 };
 
 static const struct opt connect_keys[] = {
     {"timeout", OPT_SECONDS, offsetof(struct dial_opts, timeout)},
     {"nodelay", OPT_BOOL, offsetof(struct dial_opts, nodelay)},
-    {"keepalive", OPT_BOOL, offsetof(struct dial_opts, keepalive)},
+    {"keepalive", OPT_ANY, 0},
     {"local_addr", OPT_ANY, 0},
     {"framing", OPT_ANY, 0},
     {"limits", OPT_ANY, 0},
@@ -138,10 +140,9 @@ static struct ldial *ldial_new(lua_State *L) {
 
 /* The options at idx; pushes the framing or nil. [-0, +1] */
 static double read_connect_opts(lua_State *L, int idx, struct conn_opts *o) {
-  struct dial_opts opts = {.timeout = CONNECT_TIMEOUT, .nodelay = true, .keepalive = true};
+  struct dial_opts opts = {.timeout = CONNECT_TIMEOUT, .nodelay = true};
   opts_read(L, idx, connect_keys, &opts);
   o->nodelay = opts.nodelay;
-  o->keepalive = opts.keepalive;
   conn_opts_rest(L, idx, o);
   return opts.timeout;
 }
@@ -240,6 +241,68 @@ static int l_connect(lua_State *L) {
   return connect_run(L, rt, &o);
 }
 
+/* ---- adopt ------------------------------------------------------------------------ */
+
+static const struct opt adopt_keys[] = {
+    {"timeout", OPT_SECONDS, offsetof(struct conn_opts, timeout)},
+    {"idle_timeout", OPT_SECONDS, offsetof(struct conn_opts, idle_timeout)},
+    {"nodelay", OPT_BOOL, offsetof(struct conn_opts, nodelay)},
+    {"keepalive", OPT_ANY, 0},
+    {"framing", OPT_ANY, 0},
+    {"limits", OPT_ANY, 0},
+    {NULL, OPT_ANY, 0}};
+
+static int adopt_link(struct rt *rt, lua_Integer fd, struct link **l) {
+  struct world *w = rt->turn.world;
+  if (fd < 0 || fd > INT_MAX) return ERR_BADF;
+  if (conn_owns(&rt->turn, (int)fd)) return ERR_EXIST;
+  return w->ops->adopt(w, (int)fd, l);
+}
+
+static int adopt_failed(lua_State *L, lua_Integer fd, int code) {
+  const char *who = lua_pushfstring(L, "descriptor %I", fd);
+  const char *detail = code == ERR_EXIST       ? "a connection has it already"
+                       : code == ERR_PROTOTYPE ? "not a stream socket"
+                                               : NULL;
+  return push_failure(L, "adopt", who, detail, code);
+}
+
+/***
+Makes a connection of a connected stream socket that somebody else opened.
+
+It may be a TCP or a Unix socket: standard input under inetd or socat, one inherited from
+systemd, one end of a socketpair.  The descriptor belongs to the connection from then on, which
+closes it; it no longer blocks and is not inherited further.  (That it does not block is seen
+by every process that shares the socket.)  Where adopting fails, the descriptor stays open and as
+it was.  The connection counts as dialled, not as accepted.
+@function wire.adopt
+@tparam integer fd the descriptor
+@param[opt] opts `timeout` and `idle_timeout` (seconds, of each call as by `set_timeout` and
+  `set_idle_timeout`), `nodelay` (true), `keepalive` (true, false or `{idle=, interval=,
+  count=}`), `framing`, `limits`; a number is the `timeout`
+@treturn Conn the connection
+@codes EBADF (no descriptor), ENOTSOCK (a file), EPROTOTYPE (not a stream socket), ENOTCONN (not
+  connected, or listening), EEXIST (a connection's already)
+@waits never
+@raise an unknown option, a wrong type, in a finalizer
+*/
+static int l_adopt(lua_State *L) {
+  struct rt *rt = rt_of(L);
+  struct conn_opts o = conn_opts_default();
+  struct link *l;
+  lua_settop(L, 2);
+  refuse_in_finalizer(L, "adopt");
+  lua_Integer fd = luaL_checkinteger(L, 1);
+  opts_read(L, 2, adopt_keys, &o);
+  conn_opts_rest(L, 2, &o);
+  int idx = lconn_new(L), off = 0;
+  int r = adopt_link(rt, fd, &l);
+  if (r) return adopt_failed(L, fd, r);
+  if (!o.keepalive.on) l->ops->option(l, LINK_KEEPALIVE, true, &off); /* others may have set it */
+  r = lconn_open(L, rt, idx, l, NULL, &o, idx - 1);
+  return r ? adopt_failed(L, fd, r) : 1;
+}
+
 /* ---- pipe ------------------------------------------------------------------------- */
 
 static const struct opt pipe_keys[] = {
@@ -270,7 +333,8 @@ static int l_pipe(lua_State *L) {
 }
 
 void ldial_register(lua_State *L, struct rt *rt) {
-  static const luaL_Reg functions[] = {{"connect", l_connect}, {"pipe", l_pipe}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {
+      {"connect", l_connect}, {"adopt", l_adopt}, {"pipe", l_pipe}, {NULL, NULL}};
   static const luaL_Reg methods[] = {{NULL, NULL}};
   rt_metatable(L, rt, DIAL_NAME, methods, ldial_gc);
   lua_pop(L, 1);

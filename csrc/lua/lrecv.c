@@ -26,7 +26,7 @@ struct op recv_op(struct conn *c, const char *what) {
   return (struct op){.run = recv_run,
                      .what = what,
                      .q = &c->readers,
-                     .deadline = &c->recv_deadline,
+                     .deadline = &c->recv_due,
                      .timeout = c->timeout,
                      .on = c,
                      .outside = c->link && c->link->outside};
@@ -73,12 +73,44 @@ static int recv_try(lua_State *L, struct rt *rt, struct op *o, struct message *m
   }
 }
 
+/* Something new is there, or nothing any more: this wait lasts for the buffer wait from now on,
+ * within the call's time, which o->timeout holds since the first byte. */
+static void gather_on(struct rt *rt, struct op *o, size_t n) {
+  const struct conn *c = o->on;
+  double now = turn_now(&rt->turn), quiet = now + (double)c->buffer_wait;
+  if (o->f.count == 0) o->timeout = o->due != 0 ? o->due : now + o->timeout;
+  o->f.count = n;
+  o->due = n && quiet < o->timeout ? quiet : o->timeout;
+}
+
+/* r: what the try gave, at best what is there.  With a buffer wait it is all that comes until
+ * the line is quiet, which is when the wait's time is over.  o->f.count: how much was there when
+ * last looked at. */
+static int gather(struct rt *rt, struct op *o, struct message *m, int r) {
+  struct conn *c = o->on;
+  size_t n;
+  if (c->buffer_wait <= 0 || (r && r != ERR_AGAIN)) return r;
+  if (o->f.max == SIZE_MAX) o->f.max = c->limits.all;
+  const struct framing all = {.kind = FRAMING_ALL, .by_byte = true, .max = o->f.max};
+  if (r == 0) r = conn_take(c, &all, m);
+  conn_input(c, &n);
+  if (n != o->f.count) gather_on(rt, o, n);
+  if (r == ERR_AGAIN && n < o->f.max) return r;
+  return conn_take(c, &o->f, m);
+}
+
+/* Its time is over: what it has gathered is the message. */
+static int gathered(struct op *o, struct message *m) {
+  int r = o->f.count ? conn_take(o->on, &o->f, m) : ERR_TIMEDOUT;
+  return r == ERR_AGAIN ? ERR_TIMEDOUT : r;
+}
+
 /* A call that will not wait, or may not, still takes what the system has by now. */
 static void recv_begin(struct rt *rt, struct op *o) {
   struct conn *c = o->on;
   conn_begin(c, &o->f);
   if (c->draining || o->timeout <= 0 ||
-      (c->recv_deadline != INFINITY && c->recv_deadline <= turn_now(&rt->turn)))
+      (c->recv_due != INFINITY && c->recv_due <= turn_now(&rt->turn)))
     conn_try_link(c);
 }
 
@@ -86,11 +118,14 @@ int recv_wait(lua_State *L, struct rt *rt, struct op *o, struct message *m) {
   int r;
   if (!o->waited) recv_begin(rt, o);
   for (;;) {
-    if ((r = op_turn(L, rt, o)) == 0) r = recv_try(L, rt, o, m);
+    bool mine = (r = op_turn(L, rt, o)) == 0;
+    if (mine) r = recv_try(L, rt, o, m);
+    if (mine && o->gathers) r = gather(rt, o, m, r);
     if (r != ERR_AGAIN) break;
     conn_want_input(o->on);
     if ((r = op_wait(L, rt, o)) != 0) break;
   }
+  if (r == ERR_TIMEDOUT && o->gathers) r = gathered(o, m);
   if (r || !o->keeps_place) op_done(rt, o);
   return r;
 }
@@ -157,7 +192,8 @@ static int recv_count(lua_State *L, const char *what, bool peek) {
   struct call_opts ro = call_opts_read(L, 3, c, plain_keys);
   o.timeout = ro.timeout;
   o.peek = peek;
-  o.f = (struct framing){.kind = FRAMING_FIXED, .count = n, .max = limit(ro.max, SIZE_MAX)};
+  o.f = (struct framing){
+      .kind = FRAMING_FIXED, .by_byte = true, .count = n, .max = limit(ro.max, SIZE_MAX)};
   return recv_run(L, rt, &o);
 }
 
@@ -168,7 +204,9 @@ static int recv_raw(lua_State *L, const char *what, int opts, size_t max, enum s
   struct call_opts ro = call_opts_read(L, opts, c, max ? time_keys : plain_keys);
   o.timeout = ro.timeout;
   o.style = (uint8_t)style;
-  o.f = (struct framing){.kind = FRAMING_RAW, .max = limit(max ? max : ro.max, SIZE_MAX)};
+  o.gathers = max == 0;
+  o.f = (struct framing){
+      .kind = FRAMING_RAW, .by_byte = true, .max = limit(max ? max : ro.max, SIZE_MAX)};
   return recv_run(L, rt, &o);
 }
 
@@ -195,7 +233,7 @@ static int l_recv_now(lua_State *L) {
   struct conn *c = check_conn(L, rt, 1);
   struct op o = recv_op(c, "recv_now");
   struct message m;
-  o.f = (struct framing){.kind = FRAMING_RAW, .max = SIZE_MAX};
+  o.f = (struct framing){.kind = FRAMING_RAW, .by_byte = true, .max = SIZE_MAX};
   conn_begin(c, &o.f);
   conn_try_link(c);
   int r = waitq_open(&c->readers, op_self(rt)) ? conn_take(c, &o.f, &m) : ERR_AGAIN;
@@ -310,7 +348,8 @@ static void read_format(lua_State *L, struct op *o, int idx) {
   if (lua_type(L, idx) == LUA_TNUMBER) {
     size_t n = check_count(L, idx);
     o->peek = n == 0; /* only asks whether there is something */
-    o->f = (struct framing){.kind = FRAMING_FIXED, .count = n ? n : 1, .max = SIZE_MAX};
+    o->f = (struct framing){
+        .kind = FRAMING_FIXED, .by_byte = true, .count = n ? n : 1, .max = SIZE_MAX};
     return;
   }
   const char *s = luaL_checkstring(L, idx);
@@ -318,7 +357,7 @@ static void read_format(lua_State *L, struct op *o, int idx) {
   o->peek = false;
   o->f = (struct framing){.kind = FRAMING_LINE, .last = true, .max = c->limits.line};
   if (*s == 'a')
-    o->f = (struct framing){.kind = FRAMING_ALL, .max = c->limits.all};
+    o->f = (struct framing){.kind = FRAMING_ALL, .by_byte = true, .max = c->limits.all};
   else if (*s == 'L')
     o->f.keep = true;
   else if (*s != 'l')

@@ -303,7 +303,7 @@ static void owe_reply(struct op *o) {
  * of its time. */
 static void await_reply(struct conn *c, struct op *o) {
   o->q = &c->readers;
-  o->deadline = &c->recv_deadline;
+  o->deadline = &c->recv_due;
   o->waited = false;
   o->abandon = owe_reply;
 }
@@ -340,8 +340,10 @@ static int l_send_recv(lua_State *L) {
   o.run = exchange_run;
   struct call_opts so = call_opts_read(L, 4, c, count_keys);
   o.timeout = so.timeout;
-  o.f = (struct framing){
-      .kind = FRAMING_FIXED, .count = check_count(L, 3), .max = so.max ? so.max : SIZE_MAX};
+  o.f = (struct framing){.kind = FRAMING_FIXED,
+                         .by_byte = true,
+                         .count = check_count(L, 3),
+                         .max = so.max ? so.max : SIZE_MAX};
   gather_all(L, 2, NULL);
   return exchange_run(L, rt, &o);
 }

@@ -174,8 +174,7 @@ static void begin_shutdown(lua_State *L, struct lserver *ls) {
 static bool reset_all(struct lserver *ls) {
   bool any = false;
   for (struct conn *c = ls->rt->turn.first_conn; c; c = c->next) {
-    if (c->keeper != &ls->keeper || c->spared || (!conn_is_open(c) && conn_is_flushed(c)))
-      continue;
+    if (c->keeper != &ls->keeper || c->spared || (!conn_is_open(c) && conn_is_flushed(c))) continue;
     conn_reset(c);
     any = true;
   }

@@ -154,6 +154,7 @@ static int op_park(lua_State *L, struct rt *rt, struct op *o) {
   int r = wait_park(w, o->q, o->spent ? INFINITY : op_due(rt, o), o->outside);
   if (r) return r;
   w->call_due = o->due != 0 ? o->due : INFINITY;
+  w->stays = o->gathers;
   if (o->spent) wait_wake(w, 0);
   o->spent = false;
   o->waited = true;

@@ -40,6 +40,7 @@ struct op {
   lua_State *L;                 /* who calls, if abandon needs it */
   bool skip, peek;              /* receiving: discard what is too long; leave it where it is */
   bool keeps_place;             /* receiving: success does not end the call */
+  bool gathers;                 /* receiving: what is there, with the connection's buffer wait */
   bool as_file;                 /* sending: the result is the connection, as of a Lua file */
   bool framed;                  /* sending: one message of f */
   uint8_t style;                /* receiving: what the results look like (lrecv.c) */
@@ -226,7 +227,7 @@ int check_address(lua_State *L, int idx, char host[ADDR_HOST_MAX], uint16_t *por
 /* [-0, +3] nil, "what who: text", "CODE" -> 3.  who or detail may be NULL. */
 int push_failure(lua_State *L, const char *what, const char *who, const char *detail, int code);
 
-/* ---- lconn.c, lrecv.c, lsend.c, lframing.c --------------------------------------- */
+/* ---- lconn.c, lconnopt.c, lrecv.c, lsend.c, lframing.c --------------------------------------- */
 
 enum { CONN_FRAMING = 1, CONN_SERVER, CONN_VALUES = CONN_SERVER }; /* user values */
 
@@ -234,17 +235,27 @@ struct lconn {
   struct conn *c; /* NULL only while it is being made */
 };
 
-/* What connect, serve, listen and pipe take for their connections. */
+struct keepalive {
+  bool on;
+  int idle, interval, count; /* seconds, seconds, probes; 0: as the system has it */
+};
+
+/* What connect, serve, listen, adopt and pipe take for their connections. */
 struct conn_opts {
   struct conn_limits limits;
-  double timeout;
-  bool nodelay, keepalive;
+  double timeout, idle_timeout;
+  struct keepalive keepalive;
+  bool nodelay;
 };
 
 struct conn_opts conn_opts_default(void);
-/* The options table at idx has a "limits" and a "framing": reads limits, pushes the framing
- * or nil.  [-0, +1] */
+/* The options table at idx may have "limits", "keepalive" and "framing": reads the first two,
+ * pushes the framing or nil.  [-0, +1] */
 void conn_opts_rest(lua_State *L, int idx, struct conn_opts *o);
+/* Sets what is the socket's among them. */
+void conn_opts_apply(struct link *l, const struct conn_opts *o);
+/* A boolean or a table of times at idx; raises otherwise. */
+struct keepalive check_keepalive(lua_State *L, int idx);
 
 /* The Conn at idx, open or not; raises for anything else. */
 struct conn *check_conn(lua_State *L, struct rt *rt, int idx);
@@ -293,6 +304,7 @@ int lframing_recv(lua_State *L, struct rt *rt, struct op *o, size_t max);
 void lframing_encode(lua_State *L, const char *what);
 
 extern const luaL_Reg lrecv_methods[], lsend_methods[], lfile_methods[];
+extern const luaL_Reg lconnopt_methods[], ltimer_methods[];
 /* The iterators, entered into the table at the top. */
 void lrecv_set_iterators(lua_State *L, struct rt *rt);
 

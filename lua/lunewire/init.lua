@@ -9,6 +9,7 @@ local stream = require "lunewire.stream"
 
 local wire = {
   CANCELED = core.CANCELED,
+  adopt = core.adopt,
   after = core.after,
   channel = core.channel,
   co = core.co,

@@ -234,6 +234,11 @@ TEST(has_no_form_for_other_kinds) {
   struct addr a = {.kind = ADDR_PIPE};
   CHECK_EQ(addr_to_sockaddr(&a, &ss), 0);
   addr_from_sockaddr(&a, (struct sockaddr *)&un);
+  CHECK_EQ(a.kind, ADDR_UNIX);
+  check_prints(&a, "unix", "unix");
+  CHECK_EQ(addr_to_sockaddr(&a, &ss), 0);
+  un.sun_family = AF_UNSPEC;
+  addr_from_sockaddr(&a, (struct sockaddr *)&un);
   CHECK_EQ(a.kind, ADDR_NONE);
   CHECK_EQ(addr_to_sockaddr(&a, &ss), 0);
 }

@@ -43,8 +43,8 @@ static void pipe_facts(struct world *w, struct probe *a, struct probe *b) {
   CHECK(!a->link->outside);
   CHECK_EQ(a->link->ops->name(a->link, true, &name), 0);
   CHECK_EQ(name.kind, ADDR_PIPE);
-  CHECK_EQ(a->link->ops->option(a->link, LINK_NODELAY, true, &value), ERR_INVAL);
-  CHECK_EQ(a->link->ops->option(a->link, LINK_FD, true, &value), ERR_INVAL);
+  CHECK_EQ(a->link->ops->option(a->link, LINK_NODELAY, true, &value), ERR_NOTSUP);
+  CHECK_EQ(a->link->ops->option(a->link, LINK_FD, true, &value), ERR_NOTSUP);
   CHECK_EQ(a->link->ops->option(a->link, LINK_FD, false, &value), 0);
   CHECK_EQ(value, -1);
   CHECK(a->link->ops->in_flight(a->link) == 0);
