@@ -4,7 +4,7 @@
 --   duplex_client.lua [address [beat [hello]]]
 --
 -- The address is 127.0.0.1:8999, the heart beats every second, and hello is said after 3 seconds,
--- unless said otherwise.
+-- unless said otherwise.  SIGTERM closes the connection.
 package.path = arg[0]:gsub("[^/]*$", "") .. "?.lua;" .. package.path
 local duplex = require "duplex"
 local wire = require "lunewire"
@@ -31,6 +31,7 @@ end
 -- One task receives; the timers' tasks send.  They end with the connection.
 wire.run(function()
   local conn <close> = assert(wire.connect(address))
+  wire.on_signal("TERM", function() conn:close() end)
   conn:every(beat, duplex.send, conn, "heartbeat")
   conn:after(hello, duplex.send, conn, "hello", "My name's John!")
   local message, code = duplex.dispatch(conn, acts)

@@ -170,6 +170,16 @@ describe("examples/duplex_client.lua", function()
       .. "invalid package structure: no\n", output)
   end)
 
+  it("leaves at SIGTERM", function()
+    local server <close> = assert(wire.listen "127.0.0.1:0")
+    local peer = support.lua("examples/duplex_client.lua", server:addr(), BEAT, HELLO)
+    local conn <close> = assert(server:accept(PATIENCE))
+    assert.truthy(conn:recv_pkg(PATIENCE):find('"Act":"heartbeat"', 1, true))
+    peer:signal "TERM"
+    assert.are.same({ "", 0 }, { peer:output() })
+    assert.truthy(conn:read "a")
+  end)
+
   it("says whom it could not reach", function()
     local output, status = support.lua("examples/duplex_client.lua", "127.0.0.1:1"):output()
     assert.are.equal(1, status)

@@ -125,7 +125,8 @@ PONG
 
   it("runs the command that it suggests", function()
     local kv <close> = start_kv()
-    local output, status = support.peer("redis-cli -p " .. kv.port .. " set greeting hello"):output()
+    local peer = support.peer("redis-cli -p " .. kv.port .. " set greeting hello")
+    local output, status = peer:output()
     assert.are.same({ "OK\n", 0 }, { output, status })
   end)
 end)
@@ -156,13 +157,15 @@ describe("examples/kv.lua with redis-benchmark", function()
 end)
 
 describe("examples/kv.lua", function()
-  local SCRIPT <const> = packed "FLUSHALL" .. packed("SET", "a", "1\r\n2\0") .. packed("GET", "a") .. "\r\n"
-    .. "PING\r\n" .. packed("MGET", "a", "b", "", "c") .. "set  b   two\n" .. packed("GET", "b")
-    .. packed("SET", ("k"):rep(120), "") .. packed("GET", ("k"):rep(120)) .. "*0\r\n"
+  local LONG <const> = ("k"):rep(120)
+
+  local SCRIPT <const> = packed "FLUSHALL" .. packed("SET", "a", "1\r\n2\0") .. packed("GET", "a")
+    .. "\r\nPING\r\n" .. packed("MGET", "a", "b", "", "c") .. "set  b   two\n"
+    .. packed("GET", "b") .. packed("SET", LONG, "") .. packed("GET", LONG) .. "*0\r\n"
     .. packed "DBSIZE"
 
-  local ANSWERS <const> = "+OK\r\n+OK\r\n$5\r\n1\r\n2\0\r\n+PONG\r\n*4\r\n$5\r\n1\r\n2\0\r\n$-1\r\n$-1\r\n"
-    .. "$-1\r\n+OK\r\n$3\r\ntwo\r\n+OK\r\n$0\r\n\r\n:3\r\n"
+  local ANSWERS <const> = "+OK\r\n+OK\r\n$5\r\n1\r\n2\0\r\n+PONG\r\n"
+    .. "*4\r\n$5\r\n1\r\n2\0\r\n$-1\r\n$-1\r\n$-1\r\n+OK\r\n$3\r\ntwo\r\n+OK\r\n$0\r\n\r\n:3\r\n"
 
   it("answers many commands that come together in their order", function()
     local kv <close> = start_kv()
