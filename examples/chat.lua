@@ -7,7 +7,7 @@
 -- else in the same room; /help lists what begins with a slash.  SIGTERM tells everybody and ends.
 local wire = require "lunewire"
 
-local LINE <const> = 1024    -- bytes that a member may type at once
+local LINE <const> = 1024     -- bytes that a member may type at once
 local BACKLOG <const> = 65536 -- bytes that a member may leave unread
 
 io.stdout:setvbuf("line")
@@ -31,19 +31,19 @@ end
 
 function Member:tell(text) return self.conn:try_send(text, "\n") end
 
--- To everybody in the room but the member itself.  One slow member must not hold up the others,
--- nor may what it does not read pile up here: it goes, and those who remain hear about it.
-function Member:broadcast(text)
+-- To everybody in a room but one.  A slow member must not hold up the others, nor may what it
+-- does not read pile up here: it goes, and those who remain hear about it.
+local function announce(room, text, except)
   local slow = {}
-  for other in pairs(rooms[self.room]) do
-    if other ~= self then
-      local _, _, code = other:tell(text)
-      if code == "EAGAIN" then slow[#slow + 1] = other end
+  for member in pairs(rooms[room] or {}) do
+    if member ~= except then
+      local _, _, code = member:tell(text)
+      if code == "EAGAIN" then slow[#slow + 1] = member end
     end
   end
-  for _, other in ipairs(slow) do
-    other:leave("was too slow")
-    other.conn:reset()
+  for _, member in ipairs(slow) do
+    member:leave("was too slow")
+    member.conn:reset()
   end
 end
 
@@ -51,21 +51,28 @@ function Member:enter(room)
   self.room = room
   rooms[room] = rooms[room] or {}
   rooms[room][self] = true
-  self:broadcast("* " .. self.name .. " has joined " .. room)
+  announce(room, "* " .. self.name .. " has joined " .. room, self)
 end
 
+-- Gone first, announced afterwards: that may make others leave.
 function Member:leave(how)
   local room = self.room
   if not room then return end
-  self:broadcast("* " .. self.name .. " " .. how)
   self.room, rooms[room][self] = nil, nil
   if not next(rooms[room]) then rooms[room] = nil end
+  announce(room, "* " .. self.name .. " " .. how)
 end
 
--- Whichever way its connection ends.
+function Member:say(text) announce(self.room, text, self) end
+
+-- ---- members -------------------------------------------------------------------------
+
+local server -- when it ends, nobody has to hear of everybody's leaving
+
+-- Whichever way the connection ends.
 function Member:__close()
-  self:leave("has left")
   names[self.name] = nil
+  if not server:closing() then self:leave("has left") end
 end
 
 local guests = 0
@@ -93,7 +100,7 @@ function commands.name(member, name)
   local old = member.name
   names[old], names[name], member.name = nil, member, name
   member:tell("* you are " .. name)
-  member:broadcast("* " .. old .. " is now " .. name)
+  member:say("* " .. old .. " is now " .. name)
 end
 
 function commands.join(member, room)
@@ -113,7 +120,7 @@ function commands.rooms(member)
   member:tell("* rooms: " .. table.concat(sorted_keys(rooms), ", "))
 end
 
-function commands.me(member, deed) member:broadcast("* " .. member.name .. " " .. deed) end
+function commands.me(member, deed) member:say("* " .. member.name .. " " .. deed) end
 
 function commands.quit(member)
   member:tell "* bye"
@@ -131,7 +138,7 @@ local function obey(member, line)
   local text = line:gsub("%c", "")
   local name, argument = text:match "^/(%S*)%s*(.-)%s*$"
   if not name then
-    member:broadcast(member.name .. ": " .. text)
+    member:say(member.name .. ": " .. text)
   elseif commands[name] then
     return commands[name](member, argument) == true
   else
@@ -139,7 +146,7 @@ local function obey(member, line)
   end
 end
 
-local function chat(conn, server)
+local function chat(conn)
   local member <close> = new_member(conn)
   member:tell("* welcome, you are " .. member.name .. " in lobby; /help helps")
   member:enter "lobby"
@@ -148,14 +155,13 @@ local function chat(conn, server)
   end
   local _, code = conn:last_error()
   if code == "EMSGSIZE" then member:tell "* nobody reads such long lines" end
-  if server:closing() then member.room = nil end
 end
 
 local function say_goodbye()
   for _, member in pairs(names) do member:tell "* the server is going down, goodbye" end
 end
 
-local server = assert(wire.serve(arg[1] or "127.0.0.1:7777", {
+server = assert(wire.serve(arg[1] or "127.0.0.1:7777", {
   limits = { line = LINE, high_water = BACKLOG },
   on_shutdown = say_goodbye,
 }, chat))

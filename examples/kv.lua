@@ -4,14 +4,15 @@
 --   kv.lua [address]
 --
 -- The address is 127.0.0.1:6379 unless said otherwise.  Serves until SIGTERM or SIGINT: what has
--- been received by then is still answered.  The data is gone with the process.
+-- been received by then is still answered.  The data has no limit but memory, and is gone with the
+-- process.
 local wire = require "lunewire"
 
 -- What one client may make us hold, each more than enough for a sane one.
 local MOST_BYTES <const> = 1048576 -- of a command
-local MOST_WORDS <const> = 1024              -- of a command
-local MOST_LINE <const> = 1024               -- bytes of a command typed by hand
-local MOST_DIGITS <const> = 9                -- of a length
+local MOST_WORDS <const> = 1024    -- of a command
+local MOST_LINE <const> = 1024     -- bytes of a command typed by hand
+local MOST_DIGITS <const> = 9      -- of a length
 
 local match, sub = string.match, string.sub
 

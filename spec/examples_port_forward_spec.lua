@@ -11,8 +11,8 @@ local NOBODY <const> = "127.0.0.1:1" -- no system listens there
 local PATIENCE <const> = 10 * support.slowness
 
 -- -> the process, its address
-local function start_forward(target)
-  local peer = support.lua("examples/port_forward.lua", "127.0.0.1:0", target)
+local function start_forward(target, patience)
+  local peer = support.lua("examples/port_forward.lua", "127.0.0.1:0", target, patience)
   local address, to = peer:line():match "^forwarding (127%.0%.0%.1:%d+) to (%S+)$"
   assert.are.equal(target, to)
   return peer, address
@@ -37,7 +37,7 @@ end
 
 -- A target that sends everything back once the client has said that this is all.
 local function serve_late_echo()
-  return assert(wire.serve("127.0.0.1:0", function(conn) conn:send(conn:read "a") end))
+  return assert(wire.serve("127.0.0.1:0", function(conn) conn:send(conn:read "a" or "") end))
 end
 
 describe("examples/port_forward.lua", function()
@@ -134,9 +134,25 @@ describe("examples/port_forward.lua", function()
     assert.are.equal(0, status)
   end)
 
+  it("ends after its patience, although somebody does not", function()
+    local target <close> = serve_late_echo()
+    local peer, address = start_forward(target:addr(), 0.3)
+    local conn <close> = connect(address)
+    conn:send "never more than this"
+    conn:flush()
+    support.eventually(function() return target:conn_num() == 1 end)
+    local start = wire.now()
+    peer:signal "TERM"
+    support.fails("ECONNRESET", conn:recv(1))
+    local output, status = peer:output()
+    assert.truthy(wire.now() - start >= 0.3, "too early")
+    assert.truthy(output:find("closed after 20 bytes there, 0 back", 1, true), output)
+    assert.are.equal(0, status)
+  end)
+
   it("explains itself without its two addresses", function()
     local output, status = support.lua("examples/port_forward.lua", "127.0.0.1:0"):output()
-    assert.are.same({ "usage: port_forward.lua listen_address target_address\n", 2 },
-      { output, status })
+    assert.are.equal("usage: port_forward.lua listen_address target_address [patience]\n", output)
+    assert.are.equal(2, status)
   end)
 end)
