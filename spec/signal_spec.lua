@@ -202,21 +202,37 @@ describe("a second signal", function()
     end)
   end
 
-  for _, names in ipairs { { "INT", "INT" }, { "TERM", "TERM" }, { "INT", "TERM" },
-    { "TERM", "INT" } } do
-    local first, second = table.unpack(names)
-    it(("SIG%s after SIG%s ends a script even while Lua code is busy"):format(second, first),
-      function()
+  for name, status in pairs { INT = 130, TERM = 143 } do
+    it(("SIG%s ends a script even while Lua code is busy"):format(name), function()
       local peer = start(([[
         wire.run(function()
           io.popen "kill -s %s $PPID":close() -- os.execute ignores SIGINT meanwhile
           ready()
           while true do end
         end)
-      ]]):format(first), doomed)
+      ]]):format(name), doomed)
+      peer:signal(name)
+      assert.same({ "", status }, { peer:output() })
+    end)
+  end
+
+  for first, second in pairs { INT = "TERM", TERM = "INT" } do
+    it(("SIG%s after SIG%s ends a shutdown that keeps Lua code busy"):format(second, first),
+      function()
+      local peer = start([[
+        assert(wire.serve("127.0.0.1:0", {
+          on_shutdown = function()
+            print "down"
+            while true do end
+          end
+        }, function() end))
+        wire.after(0, ready)
+        wire.run()
+      ]], doomed)
+      peer:signal(first)
+      assert.equal("down", peer:line())
       peer:signal(second)
-      local output, status = peer:output()
-      assert.same({ "", second == "INT" and 130 or 143 }, { output, status })
+      assert.same({ "", second == "INT" and 130 or 143 }, { peer:output() })
     end)
   end
 end)
@@ -313,8 +329,8 @@ describe("on_signal", function()
       assert(wire.serve("127.0.0.1:0", { on_shutdown = function() print "down" end }, echo))
       local handle
       handle = wire.on_signal("TERM", function()
+        handle:cancel() -- before the next signal can come
         print "mine"
-        handle:cancel()
       end)
       wire.after(0, ready)
       wire.run()

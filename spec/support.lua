@@ -42,7 +42,7 @@ local guard
 
 local function guard_begin(title, seconds)
   guard = guard or start_guard()
-  guard:write(math.ceil(seconds), " ", title, "\n")
+  guard:write(math.ceil(seconds), " ", (title:gsub("%c", " ")), "\n")
 end
 
 local function guard_end() guard:write "over\n" end
