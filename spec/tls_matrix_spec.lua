@@ -90,6 +90,10 @@ describe("a client", function()
     end
   end
 
+  cell("verifies although it says verify = false: only insecure switches that off",
+    function() return pki.server "expired" end, function() return pki.client { verify = false } end,
+    { "ECERT", "connect", "expired" }, { "ETLS", "handshake", "expired" })
+
   cell("trusts the system's authorities alone if it names none", pki.server,
     function() return true end,
     { "ECERT", "connect", "unable to get local issuer" }, { "ETLS", "handshake", "unknown ca" })
