@@ -92,7 +92,7 @@ struct rt {
   uint16_t main_calls;
   bool main_woken, stopped, closed;
   bool in_hook;            /* a function of the user's runs that must not wait */
-  struct lserver *servers; /* that listen */
+  struct lserver *servers; /* that have not ended */
   struct quit quit;
 };
 
