@@ -23,6 +23,8 @@ int link_tls_open(struct turn *t, struct link *below, const struct link_tls_opts
                   struct link **out);
 
 bool link_is_tls(const struct link *l);
+/* A step of the handshake with what the link below has, though it reported nothing. */
+void link_tls_advance(struct link *l);
 
 /* ---- what is known of a session that is up; NULL or 0 for a link that is no TLS link -------- */
 

@@ -99,17 +99,54 @@ static bool is_name(const char *pattern, const char *asked) {
 
 static void verify_as(SSL *ssl, const struct tls_opts *o);
 
-static int on_servername(SSL *ssl, int *alert, void *arg) {
-  struct tls_context *c = arg;
-  const char *asked = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
-  (void)alert;
-  for (size_t i = 0; asked && i < c->n_names; i++) {
-    if (!is_name(c->names[i].name, asked)) continue;
-    struct tls_context *other = c->names[i].context;
-    if (!SSL_set_SSL_CTX(ssl, other->ssl)) return SSL_TLSEXT_ERR_ALERT_FATAL;
-    verify_as(ssl, &other->opts);
-    return SSL_TLSEXT_ERR_OK;
+/* An exact name goes before a pattern. */
+static struct tls_context *find_name(const struct tls_context *c, const char *asked) {
+  for (size_t i = 0; i < c->n_names; i++)
+    if (strcasecmp(c->names[i].name, asked) == 0) return c->names[i].context;
+  for (size_t i = 0; i < c->n_names; i++)
+    if (is_name(c->names[i].name, asked)) return c->names[i].context;
+  return NULL;
+}
+
+/* RFC 6066, 3: a list of names behind its length, of which only the first kind exists. */
+static bool asked_name(SSL *ssl, char out[TLS_WHY]) {
+  const unsigned char *p;
+  size_t n;
+  if (!SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_server_name, &p, &n) || n < 5) return false;
+  size_t len = (size_t)p[3] << 8 | p[4];
+  if (p[2] != TLSEXT_NAMETYPE_host_name || len > n - 5 || len >= TLS_WHY || memchr(p + 5, 0, len))
+    return false;
+  memcpy(out, p + 5, len);
+  out[len] = 0;
+  return true;
+}
+
+static int number_of(enum tls_version v);
+
+static void set_versions(SSL *ssl, const struct tls_opts *o) {
+  SSL_set_min_proto_version(ssl, number_of(o->min_version));
+  SSL_set_max_proto_version(ssl, number_of(o->max_version));
+}
+
+/* The name's context serves from the very beginning, before any ticket of another one could be
+ * taken: its versions, its verification, its sessions. */
+static int on_hello(SSL *ssl, int *alert, void *arg) {
+  const struct tls_context *c = arg;
+  char asked[TLS_WHY];
+  struct tls_context *other = asked_name(ssl, asked) ? find_name(c, asked) : NULL;
+  if (!other) return SSL_CLIENT_HELLO_SUCCESS;
+  if (!SSL_set_SSL_CTX(ssl, other->ssl)) {
+    *alert = SSL_AD_INTERNAL_ERROR;
+    return SSL_CLIENT_HELLO_ERROR;
   }
+  set_versions(ssl, &other->opts);
+  verify_as(ssl, &other->opts);
+  return SSL_CLIENT_HELLO_SUCCESS;
+}
+
+/* The name was dealt with; this only says that it was welcome. */
+static int on_servername(SSL *ssl, int *alert, void *arg) {
+  (void)ssl, (void)alert, (void)arg;
   return SSL_TLSEXT_ERR_OK;
 }
 
@@ -154,6 +191,7 @@ static struct kept *room_for(struct tls_context *c, const char *host) {
 static int on_session(SSL *ssl, SSL_SESSION *session) {
   struct tls_context *c = context_of(SSL_get_SSL_CTX(ssl));
   const char *host = SSL_get_app_data(ssl);
+  if (SSL_get_SSL_CTX(ssl) != c->ssl) return 0; /* of before a reload: verified by what was */
   if (!host || !c->opts.session || !SSL_SESSION_is_resumable(session)) return 0;
   char *copy = strdup(host);
   if (!copy) return 0;
@@ -200,7 +238,7 @@ static int number_of(enum tls_version v) { return v == TLS_1_3 ? TLS1_3_VERSION 
 
 /* Without the server's cache sessions go to the clients as tickets, so memory stays bounded. */
 static void set_habits(struct tls_context *c, SSL_CTX *ssl) {
-  static const unsigned char id[] = "lunewire";
+  uint64_t id = ++c->root->contexts; /* a session of one context is none of another */
   SSL_CTX_set_app_data(ssl, c);
   SSL_CTX_set_min_proto_version(ssl, number_of(c->opts.min_version));
   SSL_CTX_set_max_proto_version(ssl, number_of(c->opts.max_version));
@@ -209,10 +247,10 @@ static void set_habits(struct tls_context *c, SSL_CTX *ssl) {
   SSL_CTX_set_mode(ssl, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE |
                             SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
   SSL_CTX_set_session_cache_mode(ssl, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
-  SSL_CTX_set_session_id_context(ssl, id, sizeof id - 1);
+  SSL_CTX_set_session_id_context(ssl, (const unsigned char *)&id, sizeof id);
   SSL_CTX_sess_set_new_cb(ssl, on_session);
   SSL_CTX_set_tlsext_servername_callback(ssl, on_servername);
-  SSL_CTX_set_tlsext_servername_arg(ssl, c);
+  SSL_CTX_set_client_hello_cb(ssl, on_hello, c);
   if (c->opts.keylog) SSL_CTX_set_keylog_callback(ssl, on_keylog);
 }
 
@@ -263,6 +301,8 @@ static bool copy_opts(struct tls_opts *to, const struct tls_opts *from) {
   bool ok = true;
   *to = *from;
   for (size_t i = 0; texts_of(to, i); i++) ok = copy_text(texts_of(to, i)) && ok;
+  size_t n = to->servername ? strlen(to->servername) : 0;
+  if (n > 1 && to->servername[n - 1] == '.') ((char *)(uintptr_t)to->servername)[n - 1] = 0;
   to->alpn = NULL;
   if (!from->alpn_len) return ok;
   unsigned char *alpn = malloc(from->alpn_len);
