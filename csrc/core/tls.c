@@ -3,6 +3,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
@@ -10,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include "err.h"
 #include "tls_internal.h"
@@ -29,7 +32,7 @@ struct named {
 
 struct tls_context {
   struct tls_root *root;
-  SSL_CTX *ssl;
+  SSL_CTX *ssl, *fresh; /* fresh: built by a reload under way */
   unsigned refs;
   struct tls_opts opts; /* its texts are copies */
   struct named *names;
@@ -209,12 +212,16 @@ static void resume(struct tls_context *c, SSL *ssl, const char *host) {
 
 /* ---- making the context ------------------------------------------------------------- */
 
+/* For its owner's eyes only: whoever has it can read what was sent. */
 static void on_keylog(const SSL *ssl, const char *line) {
   const struct tls_context *c = context_of(SSL_get_SSL_CTX(ssl));
-  FILE *f = fopen(c->opts.keylog, "a");
-  if (!f) return;
-  fprintf(f, "%s\n", line);
-  fclose(f);
+  struct iovec v[] = {{.iov_base = (char *)(uintptr_t)line, .iov_len = strlen(line)},
+                      {.iov_base = (char *)(uintptr_t) "\n", .iov_len = 1}};
+  int fd = open(c->opts.keylog, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+  if (fd < 0) return;
+  ssize_t written = writev(fd, v, 2); /* a full disk is no reason to fail */
+  (void)written;
+  close(fd);
 }
 
 static int set_ciphers(SSL_CTX *ssl, const struct tls_opts *o, char why[TLS_WHY]) {
@@ -365,21 +372,30 @@ int tls_context_add_name(struct tls_context *c, const char *name, struct tls_con
   return 0;
 }
 
+static int prepare(struct tls_context *c, char why[TLS_WHY]) {
+  int r = c->fresh ? 0 : build(c, &c->fresh, why);
+  for (size_t i = 0; i < c->n_names && r == 0; i++) r = prepare(c->names[i].context, why);
+  return r;
+}
+
+/* The sessions of the old one hold it. */
+static void commit(struct tls_context *c, bool take) {
+  if (c->fresh && take) {
+    SSL_CTX_free(c->ssl);
+    c->ssl = c->fresh;
+    forget_sessions(c);
+  } else {
+    SSL_CTX_free(c->fresh);
+  }
+  c->fresh = NULL;
+  for (size_t i = 0; i < c->n_names; i++) commit(c->names[i].context, take);
+}
+
 /* All are built before the first is replaced. */
 int tls_context_reload(struct tls_context *c, char why[TLS_WHY]) {
-  SSL_CTX *fresh;
-  int r = build(c, &fresh, why);
-  if (r) return r;
-  for (size_t i = 0; i < c->n_names; i++) {
-    r = tls_context_reload(c->names[i].context, why);
-    if (r == 0) continue;
-    SSL_CTX_free(fresh);
-    return r;
-  }
-  SSL_CTX_free(c->ssl); /* its sessions hold it */
-  c->ssl = fresh;
-  forget_sessions(c);
-  return 0;
+  int r = prepare(c, why);
+  commit(c, r == 0);
+  return r;
 }
 
 const struct tls_opts *tls_context_opts(const struct tls_context *c) { return &c->opts; }

@@ -195,8 +195,7 @@ static bool reset_all(struct lserver *ls) {
     conn_reset(c);
     any = true;
   }
-  hello_reset_all(ls);
-  return any;
+  return hello_reset_all(ls) || any;
 }
 
 static bool is_shut_down(const struct lserver *ls) {

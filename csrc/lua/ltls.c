@@ -458,14 +458,16 @@ static void set_cert(lua_State *L, const struct link *l, const char *name, enum 
 }
 
 static void set_cert_names(lua_State *L, const struct link *l) {
-  char text[512];
-  size_t n;
+  enum { ROOM = 16 * 1024 };
+  const char *names = lua_newuserdatauv(L, ROOM, 0);
+  size_t total = link_tls_cert_names(l, (char *)(uintptr_t)names, ROOM);
   lua_newtable(L);
-  for (int i = 0; (n = link_tls_cert_name(l, i, text, sizeof text)) > 0; i++) {
-    lua_pushlstring(L, text, n);
-    lua_rawseti(L, -2, i + 1);
+  for (size_t at = 0; at < total; at += strlen(names + at) + 1) {
+    lua_pushstring(L, names + at);
+    lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
   }
-  lua_setfield(L, -2, "names");
+  lua_setfield(L, -3, "names");
+  lua_pop(L, 1);
 }
 
 static void set_peer_cert(lua_State *L, const struct link *l) {
