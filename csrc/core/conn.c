@@ -421,6 +421,7 @@ int conn_secure(struct conn *c, const struct link_tls_opts *o) {
   if (r) return r;
   conn_forget_page(c);
   buf_fini(&c->in);
+  c->bytes_in -= with.early_len; /* they are none of the stream's */
   c->link = l;
   l->owner = c;
   l->ready = on_ready;
@@ -431,6 +432,11 @@ int conn_secure(struct conn *c, const struct link_tls_opts *o) {
   c->handshaking = true;
   conn_interest(c);
   return 0;
+}
+
+int conn_advance(struct conn *c) {
+  link_tls_advance(c->link);
+  return conn_handshake(c);
 }
 
 int conn_handshake(struct conn *c) {

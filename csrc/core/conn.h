@@ -155,9 +155,7 @@ int conn_spill(struct conn *c);
 int conn_cannot_send(const struct conn *c);
 /* What the system has not taken yet. */
 size_t conn_unsent(const struct conn *c);
-static inline bool conn_has_room(const struct conn *c) {
-  return buf_len(&c->out) < c->limits.high_water;
-}
+bool conn_has_room(const struct conn *c);
 /* Room for n > 0 bytes of output, to be filled and committed before anything else is done
  * with any connection. NULL: out of memory. */
 char *conn_reserve(struct conn *c, size_t n);
@@ -173,6 +171,9 @@ struct link_tls_opts;
 int conn_secure(struct conn *c, const struct link_tls_opts *o);
 /* The handshake: 0: it is over, or there is none; ERR_AGAIN; otherwise why it failed. */
 int conn_handshake(struct conn *c);
+static inline bool conn_is_up(const struct conn *c) { return !c->handshaking; }
+/* The same, after a step with what has come: for two ends in memory, which await no report. */
+int conn_advance(struct conn *c);
 
 /* ---- ends ------------------------------------------------------------------------ */
 

@@ -157,12 +157,12 @@ static unsigned step(struct link_tls *t) {
   return t->phase == HANDSHAKE ? 0 : LINK_IN | LINK_OUT;
 }
 
+/* What the session was refused in this turn it gets in the next. */
 static void on_post(struct post *p) {
   struct link_tls *t = (struct link_tls *)(void *)((char *)p - offsetof(struct link_tls, post));
-  if (t->phase == HANDSHAKE)
-    report(t, step(t));
-  else if (is_pending(t))
-    report(t, LINK_IN);
+  unsigned seen = t->phase == HANDSHAKE ? step(t) : is_pending(t) ? LINK_IN : 0;
+  if (t->phase == HANDSHAKE && buf_len(&t->came)) world_post(t->turn->world, p);
+  report(t, seen);
 }
 
 static void on_ready(struct link *below, unsigned events) {
@@ -171,6 +171,10 @@ static void on_ready(struct link *below, unsigned events) {
   unsigned seen = (events & LINK_IN) | (buf_len(&t->sealed) ? 0 : events & LINK_OUT);
   if (t->phase == HANDSHAKE) seen = events & LINK_IN ? step(t) : 0;
   report(t, seen);
+}
+
+void link_tls_advance(struct link *l) {
+  if (tls_of(l)->phase == HANDSHAKE) handshake(tls_of(l));
 }
 
 static void link_tls_want(struct link *l, unsigned events) {

@@ -23,6 +23,8 @@ int link_tls_open(struct turn *t, struct link *below, const struct link_tls_opts
                   struct link **out);
 
 bool link_is_tls(const struct link *l);
+/* A step of the handshake with what the link below has, though it reported nothing. */
+void link_tls_advance(struct link *l);
 
 /* ---- what is known of a session that is up; NULL or 0 for a link that is no TLS link -------- */
 
@@ -35,7 +37,8 @@ enum tls_cert_field { CERT_SUBJECT, CERT_ISSUER, CERT_NOT_BEFORE, CERT_NOT_AFTER
 /* Of the peer's certificate: the text into out[room] -> its length, cut to what fits; 0: no
  * certificate.  Times are as of RFC 3339, fingerprints in lower-case hexadecimal. */
 size_t link_tls_cert(const struct link *l, enum tls_cert_field f, char *out, size_t room);
-/* Its i-th alternative name (of 0, 1, ...): "DNS:example.org", "IP:127.0.0.1", and so on. */
-size_t link_tls_cert_name(const struct link *l, int i, char *out, size_t room);
+/* Its alternative names, each with a NUL behind it: "DNS:example.org", "IP Address:127.0.0.1" ...
+ * As many as fit -> bytes. */
+size_t link_tls_cert_names(const struct link *l, char *out, size_t room);
 
 #endif

@@ -3,6 +3,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
@@ -10,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include "err.h"
 #include "tls_internal.h"
@@ -29,7 +32,7 @@ struct named {
 
 struct tls_context {
   struct tls_root *root;
-  SSL_CTX *ssl;
+  SSL_CTX *ssl, *fresh; /* fresh: built by a reload under way */
   unsigned refs;
   struct tls_opts opts; /* its texts are copies */
   struct named *names;
@@ -99,17 +102,54 @@ static bool is_name(const char *pattern, const char *asked) {
 
 static void verify_as(SSL *ssl, const struct tls_opts *o);
 
-static int on_servername(SSL *ssl, int *alert, void *arg) {
-  struct tls_context *c = arg;
-  const char *asked = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
-  (void)alert;
-  for (size_t i = 0; asked && i < c->n_names; i++) {
-    if (!is_name(c->names[i].name, asked)) continue;
-    struct tls_context *other = c->names[i].context;
-    if (!SSL_set_SSL_CTX(ssl, other->ssl)) return SSL_TLSEXT_ERR_ALERT_FATAL;
-    verify_as(ssl, &other->opts);
-    return SSL_TLSEXT_ERR_OK;
+/* An exact name goes before a pattern. */
+static struct tls_context *find_name(const struct tls_context *c, const char *asked) {
+  for (size_t i = 0; i < c->n_names; i++)
+    if (strcasecmp(c->names[i].name, asked) == 0) return c->names[i].context;
+  for (size_t i = 0; i < c->n_names; i++)
+    if (is_name(c->names[i].name, asked)) return c->names[i].context;
+  return NULL;
+}
+
+/* RFC 6066, 3: a list of names behind its length, of which only the first kind exists. */
+static bool asked_name(SSL *ssl, char out[TLS_WHY]) {
+  const unsigned char *p;
+  size_t n;
+  if (!SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_server_name, &p, &n) || n < 5) return false;
+  size_t len = (size_t)p[3] << 8 | p[4];
+  if (p[2] != TLSEXT_NAMETYPE_host_name || len > n - 5 || len >= TLS_WHY || memchr(p + 5, 0, len))
+    return false;
+  memcpy(out, p + 5, len);
+  out[len] = 0;
+  return true;
+}
+
+static int number_of(enum tls_version v);
+
+static void set_versions(SSL *ssl, const struct tls_opts *o) {
+  SSL_set_min_proto_version(ssl, number_of(o->min_version));
+  SSL_set_max_proto_version(ssl, number_of(o->max_version));
+}
+
+/* The name's context serves from the very beginning, before any ticket of another one could be
+ * taken: its versions, its verification, its sessions. */
+static int on_hello(SSL *ssl, int *alert, void *arg) {
+  const struct tls_context *c = arg;
+  char asked[TLS_WHY];
+  struct tls_context *other = asked_name(ssl, asked) ? find_name(c, asked) : NULL;
+  if (!other) return SSL_CLIENT_HELLO_SUCCESS;
+  if (!SSL_set_SSL_CTX(ssl, other->ssl)) {
+    *alert = SSL_AD_INTERNAL_ERROR;
+    return SSL_CLIENT_HELLO_ERROR;
   }
+  set_versions(ssl, &other->opts);
+  verify_as(ssl, &other->opts);
+  return SSL_CLIENT_HELLO_SUCCESS;
+}
+
+/* The name was dealt with; this only says that it was welcome. */
+static int on_servername(SSL *ssl, int *alert, void *arg) {
+  (void)ssl, (void)alert, (void)arg;
   return SSL_TLSEXT_ERR_OK;
 }
 
@@ -154,6 +194,7 @@ static struct kept *room_for(struct tls_context *c, const char *host) {
 static int on_session(SSL *ssl, SSL_SESSION *session) {
   struct tls_context *c = context_of(SSL_get_SSL_CTX(ssl));
   const char *host = SSL_get_app_data(ssl);
+  if (SSL_get_SSL_CTX(ssl) != c->ssl) return 0; /* of before a reload: verified by what was */
   if (!host || !c->opts.session || !SSL_SESSION_is_resumable(session)) return 0;
   char *copy = strdup(host);
   if (!copy) return 0;
@@ -171,12 +212,16 @@ static void resume(struct tls_context *c, SSL *ssl, const char *host) {
 
 /* ---- making the context ------------------------------------------------------------- */
 
+/* For its owner's eyes only: whoever has it can read what was sent. */
 static void on_keylog(const SSL *ssl, const char *line) {
   const struct tls_context *c = context_of(SSL_get_SSL_CTX(ssl));
-  FILE *f = fopen(c->opts.keylog, "a");
-  if (!f) return;
-  fprintf(f, "%s\n", line);
-  fclose(f);
+  struct iovec v[] = {{.iov_base = (char *)(uintptr_t)line, .iov_len = strlen(line)},
+                      {.iov_base = (char *)(uintptr_t) "\n", .iov_len = 1}};
+  int fd = open(c->opts.keylog, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+  if (fd < 0) return;
+  ssize_t written = writev(fd, v, 2); /* a full disk is no reason to fail */
+  (void)written;
+  close(fd);
 }
 
 static int set_ciphers(SSL_CTX *ssl, const struct tls_opts *o, char why[TLS_WHY]) {
@@ -200,7 +245,7 @@ static int number_of(enum tls_version v) { return v == TLS_1_3 ? TLS1_3_VERSION 
 
 /* Without the server's cache sessions go to the clients as tickets, so memory stays bounded. */
 static void set_habits(struct tls_context *c, SSL_CTX *ssl) {
-  static const unsigned char id[] = "lunewire";
+  uint64_t id = ++c->root->contexts; /* a session of one context is none of another */
   SSL_CTX_set_app_data(ssl, c);
   SSL_CTX_set_min_proto_version(ssl, number_of(c->opts.min_version));
   SSL_CTX_set_max_proto_version(ssl, number_of(c->opts.max_version));
@@ -209,10 +254,10 @@ static void set_habits(struct tls_context *c, SSL_CTX *ssl) {
   SSL_CTX_set_mode(ssl, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE |
                             SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
   SSL_CTX_set_session_cache_mode(ssl, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
-  SSL_CTX_set_session_id_context(ssl, id, sizeof id - 1);
+  SSL_CTX_set_session_id_context(ssl, (const unsigned char *)&id, sizeof id);
   SSL_CTX_sess_set_new_cb(ssl, on_session);
   SSL_CTX_set_tlsext_servername_callback(ssl, on_servername);
-  SSL_CTX_set_tlsext_servername_arg(ssl, c);
+  SSL_CTX_set_client_hello_cb(ssl, on_hello, c);
   if (c->opts.keylog) SSL_CTX_set_keylog_callback(ssl, on_keylog);
 }
 
@@ -263,6 +308,8 @@ static bool copy_opts(struct tls_opts *to, const struct tls_opts *from) {
   bool ok = true;
   *to = *from;
   for (size_t i = 0; texts_of(to, i); i++) ok = copy_text(texts_of(to, i)) && ok;
+  size_t n = to->servername ? strlen(to->servername) : 0;
+  if (n > 1 && to->servername[n - 1] == '.') ((char *)(uintptr_t)to->servername)[n - 1] = 0;
   to->alpn = NULL;
   if (!from->alpn_len) return ok;
   unsigned char *alpn = malloc(from->alpn_len);
@@ -325,21 +372,30 @@ int tls_context_add_name(struct tls_context *c, const char *name, struct tls_con
   return 0;
 }
 
+static int prepare(struct tls_context *c, char why[TLS_WHY]) {
+  int r = c->fresh ? 0 : build(c, &c->fresh, why);
+  for (size_t i = 0; i < c->n_names && r == 0; i++) r = prepare(c->names[i].context, why);
+  return r;
+}
+
+/* The sessions of the old one hold it. */
+static void commit(struct tls_context *c, bool take) {
+  if (c->fresh && take) {
+    SSL_CTX_free(c->ssl);
+    c->ssl = c->fresh;
+    forget_sessions(c);
+  } else {
+    SSL_CTX_free(c->fresh);
+  }
+  c->fresh = NULL;
+  for (size_t i = 0; i < c->n_names; i++) commit(c->names[i].context, take);
+}
+
 /* All are built before the first is replaced. */
 int tls_context_reload(struct tls_context *c, char why[TLS_WHY]) {
-  SSL_CTX *fresh;
-  int r = build(c, &fresh, why);
-  if (r) return r;
-  for (size_t i = 0; i < c->n_names; i++) {
-    r = tls_context_reload(c->names[i].context, why);
-    if (r == 0) continue;
-    SSL_CTX_free(fresh);
-    return r;
-  }
-  SSL_CTX_free(c->ssl); /* its sessions hold it */
-  c->ssl = fresh;
-  forget_sessions(c);
-  return 0;
+  int r = prepare(c, why);
+  commit(c, r == 0);
+  return r;
 }
 
 const struct tls_opts *tls_context_opts(const struct tls_context *c) { return &c->opts; }

@@ -91,15 +91,24 @@ size_t link_tls_cert(const struct link *l, enum tls_cert_field f, char *out, siz
   }
 }
 
-size_t link_tls_cert_name(const struct link *l, int i, char *out, size_t room) {
+/* One name and its NUL -> bytes; 0: it does not fit. */
+static size_t put_general_name(GENERAL_NAME *name, char *out, size_t room) {
+  BIO *b = BIO_new(BIO_s_mem());
+  if (b) GENERAL_NAME_print(b, name);
+  size_t n = take(b, out, room);
+  if (n == room) return 0;
+  out[n] = 0;
+  return n + 1;
+}
+
+size_t link_tls_cert_names(const struct link *l, char *out, size_t room) {
   const X509 *x = peer_of(l);
   GENERAL_NAMES *names = x ? X509_get_ext_d2i(x, NID_subject_alt_name, NULL, NULL) : NULL;
-  size_t n = 0;
-  BIO *b;
-  if (names && i < sk_GENERAL_NAME_num(names) && (b = BIO_new(BIO_s_mem()))) {
-    GENERAL_NAME_print(b, sk_GENERAL_NAME_value(names, i));
-    n = take(b, out, room);
+  size_t total = 0, n = 1;
+  for (int i = 0; names && n && i < sk_GENERAL_NAME_num(names); i++) {
+    n = put_general_name(sk_GENERAL_NAME_value(names, i), out + total, room - total);
+    total += n;
   }
   GENERAL_NAMES_free(names);
-  return n;
+  return total;
 }

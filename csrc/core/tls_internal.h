@@ -3,6 +3,7 @@
 #define LUNEWIRE_TLS_INTERNAL_H
 
 #include <openssl/ssl.h>
+#include <stdint.h>
 
 #include "tls.h"
 
@@ -21,6 +22,7 @@ struct tls_root {
   size_t out_len;
   unsigned long turn; /* whose steps are counted */
   unsigned steps;
+  uint64_t contexts; /* built so far: what tells their sessions apart */
 };
 
 /* The root of this loop, made at the first call. NULL: out of memory. */

@@ -40,13 +40,18 @@ static BIO *open_source(const char *source, int *code, char why[TLS_WHY]) {
 
 /* ---- certificates --------------------------------------------------------------------- */
 
+/* Nothing more is the end; anything else is damage. */
+static int pem_end(void) {
+  return ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE ? 0 : ERR_TLS;
+}
+
 static int use_chain(SSL_CTX *ssl, BIO *b) {
   for (X509 *x; (x = PEM_read_bio_X509(b, NULL, NULL, NULL));) {
     if (SSL_CTX_add0_chain_cert(ssl, x)) continue;
     X509_free(x);
     return ERR_TLS;
   }
-  return 0;
+  return pem_end();
 }
 
 static int use_cert(SSL_CTX *ssl, BIO *b) {
@@ -62,7 +67,7 @@ int pem_use_cert(SSL_CTX *ssl, const char *source, char why[TLS_WHY]) {
   if (!b) return code;
   code = use_cert(ssl, b);
   BIO_free(b);
-  return code ? wrong(source, "no certificate in PEM", why) : 0;
+  return code ? wrong(source, "no certificate in PEM, or a damaged one", why) : 0;
 }
 
 /* ---- keys ----------------------------------------------------------------------------- */
@@ -107,7 +112,7 @@ static int add_authorities(X509_STORE *store, BIO *b) {
     X509_free(x);
     if (!ok) return ERR_TLS;
   }
-  return n ? 0 : ERR_TLS;
+  return n ? pem_end() : ERR_TLS;
 }
 
 static int trust_pem(X509_STORE *store, const char *source, char why[TLS_WHY]) {
@@ -116,7 +121,7 @@ static int trust_pem(X509_STORE *store, const char *source, char why[TLS_WHY]) {
   if (!b) return code;
   code = add_authorities(store, b);
   BIO_free(b);
-  return code ? wrong(source, "no certificate in PEM", why) : 0;
+  return code ? wrong(source, "no certificate in PEM, or a damaged one", why) : 0;
 }
 
 static bool is_directory(const char *source) {

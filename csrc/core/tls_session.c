@@ -98,8 +98,12 @@ static int outcome(struct link_tls *t, int r) {
   }
 }
 
+/* OpenSSL takes a name with a dot in front for all names below it. */
+static bool is_host(const char *host) { return *host && *host != '.' && strlen(host) <= 255; }
+
 int tls_begin(struct link_tls *t) {
   if (t->ssl) return 0;
+  if (t->host && !is_host(t->host)) return tls_fail(t, ERR_CERT, "not a name to verify");
   BIO *b = BIO_new(t->root->bio);
   t->ssl = b ? tls_session_new(t->context, t->server, t->host) : NULL;
   if (!t->ssl) {
@@ -111,14 +115,19 @@ int tls_begin(struct link_tls *t) {
   return 0;
 }
 
+/* With an anonymous cipher OpenSSL asks for no certificate, whatever it was told. */
+static bool must_verify(const struct link_tls *t) {
+  return !t->server && !tls_context_opts(t->context)->insecure;
+}
+
 int tls_advance(struct link_tls *t) {
   ERR_clear_error();
   int r = SSL_do_handshake(t->ssl);
-  if (r == 1) {
-    t->phase = UP;
-    return 0;
-  }
-  return outcome(t, r);
+  if (r != 1) return outcome(t, r);
+  if (must_verify(t) && !SSL_get0_peer_certificate(t->ssl))
+    return tls_fail(t, ERR_CERT, "the peer sent no certificate");
+  t->phase = UP;
+  return 0;
 }
 
 ptrdiff_t tls_open(struct link_tls *t, char *to, size_t room) {

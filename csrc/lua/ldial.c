@@ -366,7 +366,17 @@ static int l_adopt(lua_State *L) {
 static const struct opt pipe_keys[] = {
     {"framing", OPT_ANY, 0}, {"limits", OPT_ANY, 0}, {"tls", OPT_ANY, 0}, {NULL, OPT_ANY, 0}};
 
-/* The first end is the client.  Both handshakes begin, and the first calls wait for them. */
+/* Both ends are at hand: each takes a step in turn until nothing moves any more. */
+static int greet(struct conn *first, struct conn *second) {
+  int r1 = ERR_AGAIN, r2 = ERR_AGAIN;
+  for (int i = 0; i < 16 && (r1 == ERR_AGAIN || r2 == ERR_AGAIN); i++) {
+    if (r1 == ERR_AGAIN) r1 = conn_advance(first);
+    if (r2 == ERR_AGAIN) r2 = conn_advance(second);
+  }
+  return r1 ? r1 : r2;
+}
+
+/* The first end is the client. */
 static int secure_pair(lua_State *L, struct rt *rt, int first, int second, int tls) {
   struct link_tls_opts o = {.context = ltls_to_context(L, tls), .server = true};
   if (!o.context) return 0;
@@ -375,7 +385,8 @@ static int secure_pair(lua_State *L, struct rt *rt, int first, int second, int t
   int r = conn_secure(check_conn(L, rt, second), &o);
   o.server = false;
   o.host = host;
-  return r ? r : conn_secure(check_conn(L, rt, first), &o);
+  if (r == 0) r = conn_secure(check_conn(L, rt, first), &o);
+  return r ? r : greet(check_conn(L, rt, first), check_conn(L, rt, second));
 }
 
 static int open_pair(lua_State *L, struct rt *rt, const struct conn_opts *o, int framing, int tls) {
@@ -417,7 +428,11 @@ static int l_pipe(lua_State *L) {
   int r = ltls_option(L, rt, 1, &why);
   if (r) return push_failure(L, "pipe", NULL, why, r);
   r = open_pair(L, rt, &o, 2, 3);
-  return r ? push_failure(L, "pipe", NULL, NULL, r) : 2;
+  if (r == 0) return 2;
+  const struct lconn *first = luaL_testudata(L, 4, "lunewire.Conn");
+  const char *detail = first && first->c ? first->c->detail : NULL;
+  if (detail) detail = lua_pushfstring(L, "%s: %s", err_text(r), detail);
+  return push_failure(L, "pipe", NULL, detail, r);
 }
 
 void ldial_register(lua_State *L, struct rt *rt) {

@@ -21,6 +21,7 @@ static void enter(struct rt *rt, struct hello *h) {
   *(h->prev ? &h->prev->next : &rt->first_hello) = h;
   rt->last_hello = h;
   rt->hellos++;
+  rt->turn.holds++;
 }
 
 static void leave(struct rt *rt, struct hello *h) {
@@ -28,6 +29,7 @@ static void leave(struct rt *rt, struct hello *h) {
   *(h->next ? &h->next->prev : &rt->last_hello) = h->prev;
   h->prev = h->next = NULL;
   rt->hellos--;
+  rt->turn.holds--;
 }
 
 /* ---- the end of a handshake -------------------------------------------------------------- */
@@ -114,6 +116,7 @@ int hello_begin(lua_State *L, struct lserver *ls, int idx) {
   if (rt->hellos >= HANDSHAKES_AT_ONCE)
     give_up(rt->first_hello, ERR_TLS, "too many handshakes at once");
   enter(rt, h);
+  ls->handlers++; /* of what follows the handshake: hello_pop() */
   return 0;
 }
 
@@ -124,6 +127,7 @@ bool hello_pop(lua_State *L, struct lserver *ls) {
   if (!h) return false;
   ls->first_hello = h->next;
   if (!ls->first_hello) ls->last_hello = NULL;
+  ls->handlers--;
   lua_rawgeti(L, LUA_REGISTRYINDEX, ls->rt->anchors);
   lua_rawgeti(L, -1, h->ref);
   lua_remove(L, -2);
@@ -140,11 +144,15 @@ void hello_drop_all(lua_State *L, struct lserver *ls) {
   }
 }
 
-void hello_reset_all(struct lserver *ls) {
+bool hello_reset_all(struct lserver *ls) {
+  bool any = false;
   for (struct hello *next, *h = ls->rt->first_hello; h; h = next) {
     next = h->next;
-    if (h->ls == ls) conn_reset(h->c);
+    if (h->ls != ls) continue;
+    conn_reset(h->c);
+    any = true;
   }
+  return any;
 }
 
 void hello_forget_all(struct lserver *ls) {

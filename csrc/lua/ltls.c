@@ -122,6 +122,8 @@ static void read_opts(lua_State *L, int idx, const struct opt *keys, struct tls_
   o->password = text_option(L, idx, "password");
   o->ca = text_option(L, idx, "ca");
   o->servername = text_option(L, idx, "servername");
+  if (o->servername && (!*o->servername || *o->servername == '.'))
+    luaL_error(L, "option 'servername' must be a name or an IP address, not '%s'", o->servername);
   o->ciphers = text_option(L, idx, "ciphers");
   o->ciphersuites = text_option(L, idx, "ciphersuites");
   o->keylog = text_option(L, idx, "keylog");
@@ -131,21 +133,48 @@ static void read_opts(lua_State *L, int idx, const struct opt *keys, struct tls_
   if (!o->cert != !o->key) luaL_error(L, "options 'cert' and 'key' belong together");
 }
 
-/* The contexts of `sni` = {name = options}: [context] -> [context] */
+/* [name's options] -> [options]  What they leave out is as in the outer ones at idx: a client must
+ * not get around a verification by the name that it asks for. */
+static void inherit(lua_State *L, int idx) {
+  int own = lua_gettop(L);
+  lua_newtable(L);
+  for (lua_pushnil(L); lua_next(L, idx); lua_pop(L, 1)) {
+    lua_pushvalue(L, -2);
+    lua_pushvalue(L, -2);
+    lua_rawset(L, own + 1);
+  }
+  lua_pushnil(L);
+  lua_setfield(L, own + 1, "sni");
+  for (lua_pushnil(L); lua_next(L, own); lua_pop(L, 1)) {
+    lua_pushvalue(L, -2);
+    lua_pushvalue(L, -2);
+    lua_rawset(L, own + 1);
+  }
+  lua_replace(L, own);
+}
+
+/* [..., name, options or context] */
+static int add_name(lua_State *L, struct rt *rt, int idx, struct lcontext *lc, const char **why) {
+  int value = lua_gettop(L), name = value - 1;
+  if (lua_type(L, name) != LUA_TSTRING)
+    luaL_error(L, "option 'sni' must be a table {name = options}");
+  if (lua_istable(L, value)) inherit(L, idx);
+  int r = ltls_context(L, rt, value, why);
+  if (r) return r;
+  const struct lcontext *other = lua_touserdata(L, -1);
+  if (!tls_context_has_cert(other->c))
+    luaL_error(L, "option 'sni': '%s' has no 'cert' and 'key'", lua_tostring(L, name));
+  return tls_context_add_name(lc->c, lua_tostring(L, name), other->c);
+}
+
+/* The contexts of `sni` = {name = options or context}: [context] -> [context] */
 static int add_names(lua_State *L, struct rt *rt, int idx, int context, const char **why) {
   struct lcontext *lc = lua_touserdata(L, context);
   if (lua_getfield(L, idx, "sni") == LUA_TNIL) return 0;
   if (!lua_istable(L, -1)) luaL_error(L, "option 'sni' must be a table {name = options}");
   int names = lua_gettop(L);
   for (lua_pushnil(L); lua_next(L, names); lua_settop(L, names + 1)) {
-    if (lua_type(L, names + 1) != LUA_TSTRING)
-      luaL_error(L, "option 'sni' must be a table {name = options}");
-    int r = ltls_context(L, rt, names + 2, why);
-    if (r) return r;
-    const struct lcontext *other = lua_touserdata(L, -1);
-    if (!tls_context_has_cert(other->c))
-      luaL_error(L, "option 'sni': '%s' has no 'cert' and 'key'", lua_tostring(L, names + 1));
-    r = tls_context_add_name(lc->c, lua_tostring(L, names + 1), other->c);
+    int r = add_name(L, rt, idx, lc, why);
     if (r) return r;
   }
   return 0;
@@ -293,13 +322,10 @@ static int lcontext_gc(lua_State *L) {
 
 enum { ARG_CONN = 1, ARG_OPTS, ARG_CONTEXT };
 
-/* What is to be sent in plain goes first; then the session takes the link's place. */
+/* The session takes the link's place; what is to be sent in plain has gone before. */
 static int begin_session(lua_State *L, struct op *o) {
   struct conn *c = o->on;
   struct tls_context *context = ltls_to_context(L, ARG_CONTEXT);
-  if (c->out_end || c->fin_wanted) return c->out_end ? c->out_end : ERR_PIPE;
-  conn_flush_now(c);
-  if (conn_unsent(c)) return ERR_AGAIN;
   struct link_tls_opts with = {
       .context = context, .server = o->server, .host = tls_context_opts(context)->servername};
   int r = conn_secure(c, &with);
@@ -307,23 +333,41 @@ static int begin_session(lua_State *L, struct op *o) {
   return r;
 }
 
-static int start_tls_try(lua_State *L, struct op *o) {
-  struct conn *c = o->on;
-  if (!conn_is_open(c)) return ERR_CLOSED;
-  int r = o->index ? 0 : begin_session(L, o);
-  return r ? r : conn_handshake(c);
-}
-
 /* Half a session is of no use to anybody. */
 static void abandon(struct op *o) {
   if (o->index) conn_close(o->on);
 }
 
-/* It stands in the line of receivers, so that no byte of the handshake goes to anybody else. */
+/* It stands in the line of senders until the plain output is gone, then in that of receivers, so
+ * that no byte of the handshake goes to anybody else. */
+static void stand_in(struct rt *rt, struct op *o, struct waitq *q, const double *deadline) {
+  if (o->q == q) return;
+  op_done(rt, o);
+  o->q = q;
+  o->deadline = deadline;
+  o->waited = false;
+}
+
+static int start_tls_try(lua_State *L, struct rt *rt, struct op *o) {
+  struct conn *c = o->on;
+  if (!conn_is_open(c)) return ERR_CLOSED;
+  if (o->index) return conn_handshake(c);
+  if (c->out_end || c->fin_wanted) return c->out_end ? c->out_end : ERR_PIPE;
+  conn_flush_now(c);
+  if (conn_unsent(c)) {
+    stand_in(rt, o, &c->writers, &c->send_deadline);
+    return ERR_AGAIN;
+  }
+  stand_in(rt, o, &c->readers, &c->recv_deadline);
+  int r = op_turn(L, rt, o);
+  return r ? r : begin_session(L, o);
+}
+
 static int start_tls_run(lua_State *L, struct rt *rt, struct op *o) {
   int r;
   for (;;) {
-    if ((r = op_turn(L, rt, o)) == 0) r = start_tls_try(L, o);
+    if ((r = op_turn(L, rt, o)) == 0) r = start_tls_try(L, rt, o);
+    if (r == 0 && !conn_is_up(o->on)) r = ERR_AGAIN;
     if (r != ERR_AGAIN) break;
     if ((r = op_wait(L, rt, o)) != 0) break;
   }
@@ -382,8 +426,8 @@ static int l_start_tls(lua_State *L) {
   const struct tls_context *context = ltls_to_context(L, ARG_CONTEXT);
   struct op o = {.run = start_tls_run,
                  .what = "start_tls",
-                 .q = &c->readers,
-                 .deadline = &c->recv_deadline,
+                 .q = &c->writers,
+                 .deadline = &c->send_deadline,
                  .timeout = handshake_time(L, context),
                  .on = c,
                  .server = is_server_role(L, c),
@@ -414,14 +458,16 @@ static void set_cert(lua_State *L, const struct link *l, const char *name, enum 
 }
 
 static void set_cert_names(lua_State *L, const struct link *l) {
-  char text[512];
-  size_t n;
+  enum { ROOM = 16 * 1024 };
+  const char *names = lua_newuserdatauv(L, ROOM, 0);
+  size_t total = link_tls_cert_names(l, (char *)(uintptr_t)names, ROOM);
   lua_newtable(L);
-  for (int i = 0; (n = link_tls_cert_name(l, i, text, sizeof text)) > 0; i++) {
-    lua_pushlstring(L, text, n);
-    lua_rawseti(L, -2, i + 1);
+  for (size_t at = 0; at < total; at += strlen(names + at) + 1) {
+    lua_pushstring(L, names + at);
+    lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
   }
-  lua_setfield(L, -2, "names");
+  lua_setfield(L, -3, "names");
+  lua_pop(L, 1);
 }
 
 static void set_peer_cert(lua_State *L, const struct link *l) {

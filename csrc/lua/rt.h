@@ -94,7 +94,7 @@ struct rt {
   uint16_t main_calls;
   bool main_woken, stopped, closed;
   bool in_hook;                           /* a function of the user's runs that must not wait */
-  struct lserver *servers;                /* that listen */
+  struct lserver *servers;                /* that have not ended */
   struct hello *first_hello, *last_hello; /* handshakes of accepted connections, oldest first */
   unsigned hellos;
   struct quit quit;
