@@ -80,8 +80,8 @@ local ISSUE = [[
 issue() {
   name=$1; shift
   mkdir $name.d; : >$name.d/index
-  printf '[d]\ndatabase=%s\nrand_serial=yes\nunique_subject=no\ndefault_md=sha256\npolicy=p\n[p]\ncommonName=supplied\n' \
-    $name.d/index >$name.d/cnf
+  printf '%s\n' '[d]' database=$name.d/index rand_serial=yes unique_subject=no default_md=sha256 \
+    policy=p '[p]' commonName=supplied >$name.d/cnf
   openssl ca -batch -notext -config $name.d/cnf -name d -in leaf.csr -outdir $name.d \
     -extfile ca.cnf -out $name.crt "$@"
 }

@@ -68,8 +68,8 @@ describe("openssl s_client", function()
 
     it("with a client certificate is known by it over " .. version, function()
       local tls = pki.server("chain", { ca = pki.ca.ca, verify = true })
-      local output = visit(TALK .. flag .. "-cert {client_chain} -key {key} -cert_chain {client_chain}",
-        echo, tls)
+      local output = visit(TALK .. flag ..
+        "-cert {client_chain} -key {key} -cert_chain {client_chain}", echo, tls)
       assert.matches("peer=CN=a client\n", output)
     end)
 
@@ -254,7 +254,8 @@ describe("openssl s_server", function()
   end)
 
   it("agrees on a protocol (ALPN)", function()
-    local peer, conn, message = dial(S_SERVER .. "-quiet -rev -alpn b,a", pki.client { alpn = { "a", "b" } })
+    local peer, conn, message =
+      dial(S_SERVER .. "-quiet -rev -alpn b,a", pki.client { alpn = { "a", "b" } })
     assert.equal("b", assert(conn, message):tls_info().alpn)
     conn:close()
     peer:stop()
@@ -262,7 +263,8 @@ describe("openssl s_server", function()
 
   it("hears the name that we ask for, and none for an address (SNI)", function()
     local command = S_SERVER .. "-servername localhost -servername_fatal -cert2 {good} -key2 {key} "
-    local peer, conn, message = dial(command .. "-quiet -rev", pki.client { servername = "localhost" })
+    local peer, conn, message =
+      dial(command .. "-quiet -rev", pki.client { servername = "localhost" })
     assert(conn, message)
     conn:close()
     peer:stop()
@@ -318,15 +320,16 @@ describe("curl", function()
   end)
 
   it("without TLS is ETLS: an HTTP request", function()
-    local _, message, code = visit(CURL .. "http://127.0.0.1:{port}/", function() error "served" end)
+    local _, message, code =
+      visit(CURL .. "http://127.0.0.1:{port}/", function() error "served" end)
     assert.equal("ETLS", code)
     assert.matches("http request", message)
   end)
 
   it("shows a certificate if it is asked for one", function()
     local tls = pki.server("good", { ca = pki.ca.ca, verify = true })
-    local output = visit(CURL .. "--cacert {ca} --cert {client} --key {key} https://127.0.0.1:{port}/",
-      function(conn)
+    local output = visit(CURL ..
+      "--cacert {ca} --cert {client} --key {key} https://127.0.0.1:{port}/", function(conn)
         local subject = conn:tls_info().peer_cert.subject
         repeat local line = conn:recv_line() until line == ""
         conn:send("HTTP/1.0 200 OK\r\n\r\n", subject)

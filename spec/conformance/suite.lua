@@ -10,6 +10,8 @@ local CHAPTERS <const> = {
   "packages",
   "iterators",
   "times",
+  "idle",
+  "quiet",
   "queues",
   "send",
   "ends",
