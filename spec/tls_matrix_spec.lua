@@ -8,7 +8,7 @@ local pki = require "spec.pki"
 local sessions = require "spec.sessions"
 local tools = require "spec.conformance.tools"
 
-local it, fails = support.it, support.fails
+local it = support.it
 
 local PATIENCE <const> = 20
 
