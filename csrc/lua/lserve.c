@@ -241,6 +241,16 @@ static void on_conn_gone(struct keeper *k, struct conn *c) {
   note_change(ls);
 }
 
+/* [-0, +1] The Conn of a connection that has ended.  A collection under way may have taken it off
+ * the table while its finalizer, which puts it back, has still to run: then that is awaited. */
+static void push_ended(lua_State *L, const struct lserver *ls, const struct conn *c) {
+  lconn_push(L, ls->rt, c);
+  if (!lua_isnil(L, -1)) return;
+  lua_pop(L, 1);
+  lua_gc(L, LUA_GCCOLLECT);
+  lconn_push(L, ls->rt, c);
+}
+
 /* Protected: on_close(conn, message, code) in a task of its own. */
 static int tell_close(lua_State *L) {
   struct lserver *ls = lua_touserdata(L, 1);
@@ -248,7 +258,7 @@ static int tell_close(lua_State *L) {
   ls->first_ended = c->next_ended;
   if (!ls->first_ended) ls->last_ended = NULL;
   push_hook(L, push_server(L, ls), SERVER_ON_CLOSE);
-  lconn_push(L, ls->rt, c);
+  push_ended(L, ls, c);
   conn_push_failure(L, c);
   conn_drop(c, CONN_OF_KEEPER);
   serve_spawn_hook(L, ls, 3, 0);

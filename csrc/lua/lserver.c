@@ -159,7 +159,7 @@ static void step_back(lua_State *L, struct lserver *ls) {
   ls->spared--;
 }
 
-static void abandon(struct op *o) { ((struct lserver *)o->on)->stoppers--; }
+static void abandon(struct op *o) { step_back(o->L, o->on); }
 
 static void drain_all(struct lserver *ls) {
   for (struct conn *c = ls->rt->turn.first_conn; c; c = c->next)
@@ -180,7 +180,7 @@ static void begin_shutdown(lua_State *L, struct lserver *ls) {
   lua_settop(L, 1);
   if (server_is_open(&ls->s) && ls->s.on_ready) {
     server_look(&ls->s);
-    serve_backlog(L, ls, ls->backlog * ls->s.n);
+    for (int i = 0; i < ls->s.n; i++) serve_backlog(L, ls, ls->backlog);
   }
   serve_stop(ls);
   drain_all(ls);
@@ -205,6 +205,7 @@ static bool is_shut_down(const struct lserver *ls) {
 static int shutdown_run(lua_State *L, struct rt *rt, struct op *o) {
   struct lserver *ls = o->on;
   int r = 0;
+  o->L = L;
   while (r == 0 && (op_spent(L, rt, o) || !is_shut_down(ls))) r = op_wait(L, rt, o);
   op_done(rt, o);
   bool busy = ls->handlers > ls->stoppers, left = reset_all(ls);
@@ -288,7 +289,9 @@ static int l_run(lua_State *L) {
   if (rt_in_task(rt) || rt->driver || rt->in_hook) return exit_run(L, rt, &o);
   refuse_in_finalizer(L, "run");
   rt->stopped = false;
+  rt->turn.holds++; /* somebody may still connect, or close it */
   rt_run(L, rt, has_exited, ls);
+  rt->turn.holds--;
   lua_pushboolean(L, true);
   return 1;
 }
