@@ -338,6 +338,9 @@ end)
 
 -- ---- memory ----------------------------------------------------------------------------
 
+-- Where every block is observed, the observer's memory would be measured.
+local is_observed = support.slowness > 1
+
 describe("an idle TLS connection", function()
   -- A server in a process of its own, which prints its private memory when it is asked to.
   local SERVER = [[
@@ -359,6 +362,8 @@ describe("an idle TLS connection", function()
     wire.run()
   ]]
 
+  if is_observed then return end
+
   it("takes at most 20 KiB of the process's memory", function()
     local peer = support.doomed_lua and support.doomed_lua(SERVER) or support.lua(SERVER)
     local port, ca = assert(peer:line()):match "^(%d+)%s+(%S+)$"
@@ -378,7 +383,6 @@ describe("an idle TLS connection", function()
     local each = (grow_to(300) - few) / 200
     close_all(conns)
     peer:stop()
-    -- Observers take memory of their own for each block.
-    assert.is_true(each > 1 * KIB and each <= 20 * KIB * support.slowness, each)
+    assert.is_true(each > 1 * KIB and each <= 20 * KIB, each)
   end, 60)
 end)
