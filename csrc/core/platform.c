@@ -3,6 +3,7 @@
 
 #ifdef __linux__
 
+#include <linux/sock_diag.h>
 #include <linux/sockios.h>
 #include <sys/ioctl.h>
 
@@ -17,6 +18,13 @@ int platform_accept(int fd, struct sockaddr *peer, socklen_t *len) {
 size_t platform_in_flight(int fd) {
   int n = 0;
   return ioctl(fd, SIOCOUTQ, &n) == 0 && n > 0 ? (size_t)n : 0;
+}
+
+/* SO_RXQ_OVFL would tell the same, but only with the next datagram that comes. */
+uint32_t platform_drops(int fd) {
+  uint32_t info[SK_MEMINFO_VARS] = {0};
+  socklen_t len = sizeof info;
+  return getsockopt(fd, SOL_SOCKET, SO_MEMINFO, info, &len) == 0 ? info[SK_MEMINFO_DROPS] : 0;
 }
 
 #else
@@ -49,6 +57,11 @@ int platform_accept(int fd, struct sockaddr *peer, socklen_t *len) {
 }
 
 size_t platform_in_flight(int fd) {
+  (void)fd;
+  return 0;
+}
+
+uint32_t platform_drops(int fd) {
   (void)fd;
   return 0;
 }

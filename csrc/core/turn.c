@@ -6,6 +6,7 @@
 
 #include "conn.h"
 #include "err.h"
+#include "udp.h"
 
 int turn_init(struct turn *t, struct world *w) {
   *t = (struct turn){.world = w};
@@ -98,6 +99,7 @@ void turn_fini(struct turn *t, double seconds) {
     drain_step(t, soon < end ? soon : end);
   }
   conn_abandon_all(t);
+  udp_free_all(t);
   t->world->ops->close(t->world);
   conn_free_all(t);
   timers_fini(&t->timers);
@@ -215,6 +217,13 @@ void wait_fini(struct wait *w) {
   wait_unpark(w);
   wait_leave(w);
   timers_disarm(&w->turn->timers, &w->timer);
+}
+
+void waitq_set_deadline(struct waitq *q, double at) {
+  for (struct wait *next, *w = q->first; w; w = next) {
+    next = w->next;
+    wait_set_due(w, w->call_due < at ? w->call_due : at);
+  }
 }
 
 void waitq_wake_first(struct waitq *q) {

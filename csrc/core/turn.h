@@ -22,6 +22,7 @@ enum {
 
 struct turn;
 struct conn;
+struct udp;
 
 /* Something to be run by the driver. Intrusive; queued at most once. */
 struct job {
@@ -63,10 +64,11 @@ struct turn {
   struct jobs ready;
   struct conn *first_visit, *last_visit;
   struct conn *first_conn; /* of all */
+  struct udp *first_udp;   /* of all */
   /* What may still happen: servers with a handler, armed timers of the user, waits that time
    * or the outside can end, closing connections, unsent output, lookups, dials. */
   unsigned holds;
-  unsigned conns, servers, dials, waits; /* alive now: the census */
+  unsigned conns, servers, udps, dials, waits; /* alive now: the census */
   char *page;                            /* PAGE_SIZE_BYTES, allocated once */
   struct conn *borrower;                 /* whose unread bytes are page[page_at, page_end) */
   size_t page_at, page_end;
@@ -110,6 +112,9 @@ void wait_resume(struct wait *w);
 void wait_leave(struct wait *w);
 /* A changed deadline reaches a parked waiter. */
 void wait_set_due(struct wait *w, double due);
+
+/* A changed deadline reaches all who wait in q; each keeps its call's own, if that is earlier. */
+void waitq_set_deadline(struct waitq *q, double at);
 
 void waitq_wake_first(struct waitq *q);
 void waitq_wake_all(struct waitq *q, int why);

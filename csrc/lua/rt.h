@@ -311,5 +311,6 @@ void lserver_register(lua_State *L, struct rt *rt);
 void lsignal_register(lua_State *L, struct rt *rt);
 void ltimer_register(lua_State *L, struct rt *rt);
 void lframing_register(lua_State *L, struct rt *rt);
+void ludp_register(lua_State *L, struct rt *rt);
 
 #endif

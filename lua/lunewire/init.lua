@@ -3,9 +3,12 @@
 -- @module lunewire
 
 local core = require "lunewire.core"
+local names = require "lunewire.names"
 local quit = require "lunewire.quit"
 local ports = require "lunewire.ports"
 local stream = require "lunewire.stream"
+local to_handler = require "lunewire.handler"
+local udp = require "lunewire.udp"
 
 local wire = {
   CANCELED = core.CANCELED,
@@ -24,48 +27,18 @@ local wire = {
   request = stream.request,
   resolve = core.resolve,
   run = core.run,
+  serve_udp = udp.serve,
   sleep = core.sleep,
   spawn = core.spawn,
   stop = core.stop,
+  udp = udp.open,
 }
 
--- A handler is a function, something callable, or {object, "method"}.
-local function to_handler(handler)
-  if type(handler) == "function" then return handler end
-  local meta = getmetatable(handler)
-  if type(meta) == "table" and meta.__call then
-    return function(conn, server) return handler(conn, server) end
-  end
-  local object, method = nil, nil
-  if type(handler) == "table" then object, method = handler[1], handler[2] end
-  if object == nil or type(method) ~= "string" then
-    error('serve: the handler must be a function, something callable or {object, "method"}, not '
-      .. type(handler), 3)
-  end
-  return function(conn, server) return object[method](object, conn, server) end
-end
-
--- Calls into the core for a function of ours: misuse is the user's, so the error names the
--- line that called us (`level` functions up), not one in here.
-local function protected(level, f, ...)
-  local results = table.pack(pcall(f, ...))
-  if not results[1] then error(results[2], level + 1) end
-  return table.unpack(results, 2, results.n)
-end
-
--- A name stands for the first of its addresses; what is no address is left for the core to
--- refuse. The user stands `level` functions up.
-local function to_numeric(addr, level)
-  local host, port, numeric = protected(level, core.split_address, addr)
-  if host == nil or numeric then return addr end
-  local list, message, code = core.resolve(host)
-  if not list then return nil, message, code end
-  return { host = list[1], port = port }
-end
+local protected, to_numeric = names.protected, names.to_numeric
 
 local function is_list(addr) return type(addr) == "table" and #addr > 0 end
 
--- The same for a list of addresses.
+-- Names stand for their addresses, in a list as well.
 local function all_numeric(addr)
   if not is_list(addr) then return to_numeric(addr, 3) end
   local list = {}
@@ -115,7 +88,7 @@ function wire.listen(addr, opts) return listen(addr, opts) end
 -- @raise for an unknown option
 function wire.serve(addr, opts, handler)
   if handler == nil then opts, handler = nil, opts end
-  return listen(addr, opts, to_handler(handler))
+  return listen(addr, opts, to_handler(handler, "serve", 2))
 end
 
 core.on_quit(quit)
