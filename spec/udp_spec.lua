@@ -349,8 +349,10 @@ describe("udp: the end", function()
 
   it("comes with the collection of a socket that nobody refers to", function()
     local to = nobody()
-    do assert(wire.udp(to)) end
+    local udp = assert(wire.udp(to))
     fails("EADDRINUSE", wire.udp(to))
+    assert.is_false(udp:closed())
+    udp = nil -- luacheck: ignore
     collectgarbage()
     collectgarbage()
     assert(wire.udp(to)):close()

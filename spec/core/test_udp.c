@@ -199,7 +199,7 @@ TEST(a_deadline_reaches_who_waits_and_loses_nothing) { udp_run(NULL, deadline); 
 
 static void reads_ahead(struct post_office *o) {
   enum { AHEAD = 3 };
-  char text[8];
+  char text[16];
   udp_set_ahead(o->b, AHEAD);
   for (int i = 0; i < 5; i++) {
     snprintf(text, sizeof text, "%d", i);
