@@ -386,6 +386,25 @@ describe("udp: the end", function()
     b:close()
   end)
 
+  it("leaves to a finalizer that still has the socket a clear error", function()
+    local seen = {}
+    do
+      local holder = setmetatable({}, { __gc = function(self)
+        seen.text = tostring(self.udp)
+        for _, name in ipairs { "stats", "recv", "close" } do
+          seen[name] = select(2, pcall(self.udp[name], self.udp))
+        end
+      end })
+      holder.udp = assert(wire.udp(HERE)) -- younger, so it is finalized first
+    end
+    collectgarbage()
+    collectgarbage()
+    assert.are.equal("Udp (collected)", seen.text)
+    for _, name in ipairs { "stats", "recv", "close" } do
+      assert.truthy(tostring(seen[name]):find "this Udp was collected", name)
+    end
+  end)
+
   it("of the Lua state needs no close", function()
     local output, status = support.lua([[
       local wire = require "lunewire"

@@ -69,8 +69,8 @@ struct turn {
    * or the outside can end, closing connections, unsent output, lookups, dials. */
   unsigned holds;
   unsigned conns, servers, udps, dials, waits; /* alive now: the census */
-  char *page;                            /* PAGE_SIZE_BYTES, allocated once */
-  struct conn *borrower;                 /* whose unread bytes are page[page_at, page_end) */
+  char *page;                                  /* PAGE_SIZE_BYTES, allocated once */
+  struct conn *borrower;                       /* whose unread bytes are page[page_at, page_end) */
   size_t page_at, page_end;
 };
 

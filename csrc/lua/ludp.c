@@ -12,6 +12,7 @@ static const char resolve_key; /* registry: wire.resolve */
 
 struct udp *check_udp(lua_State *L) {
   const struct ludp *lu = luaL_checkudata(L, 1, UDP_NAME);
+  if (!lu->u) luaL_argerror(L, 1, "this Udp was collected"); /* a finalizer still has it */
   return lu->u;
 }
 
@@ -112,6 +113,15 @@ static double call_timeout(lua_State *L, int idx, const struct udp *u) {
 }
 
 /* ---- receiving ---------------------------------------------------------------------- */
+
+/***
+A socket for datagrams (UDP), by IPv4, IPv6 or both.
+Datagrams may get lost, come twice or in another order: that is the net's doing. Here each is whole
+or, if it was longer than the option `max`, marked as cut off. What comes is kept by the system until
+somebody receives it, in a queue of limited size; `Udp:stats` counts what had no room. Every method
+may be called from any task.
+@type Udp
+*/
 
 enum style { WITH_SENDER, WITHOUT_SENDER };
 
@@ -406,8 +416,13 @@ static int l_closed(lua_State *L) {
 }
 
 static int l_tostring(lua_State *L) {
-  const struct udp *u = check_udp(L);
+  const struct ludp *lu = luaL_checkudata(L, 1, UDP_NAME);
+  const struct udp *u = lu->u;
   char local[ADDR_TEXT_MAX], peer[ADDR_TEXT_MAX];
+  if (!u) {
+    lua_pushliteral(L, "Udp (collected)");
+    return 1;
+  }
   bool connected = u->peer.kind != ADDR_NONE;
   addr_print(&u->local, local);
   addr_print(&u->peer, peer);

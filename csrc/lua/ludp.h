@@ -9,10 +9,10 @@
 #define UDP_NAME "lunewire.Udp"
 
 struct ludp {
-  struct udp *u; /* NULL only while it is being made */
+  struct udp *u; /* NULL while it is being made, and once it was collected */
 };
 
-/* The Udp at stack index 1, open or not; raises for anything else. */
+/* The Udp at stack index 1, open or not; raises for anything else, and if it was collected. */
 struct udp *check_udp(lua_State *L);
 /* nil, "what who: text", code -> 3.  who: NULL for the peer, or without one this socket. */
 int udp_failed(lua_State *L, const struct udp *u, const char *what, const struct addr *who,

@@ -316,6 +316,31 @@ static void refused(struct post_office *o) {
 
 TEST(a_refusal_is_told_once_and_the_socket_lives) { udp_run(NULL, refused); }
 
+static void refused_then_heard(struct post_office *o) {
+  struct datagram d = {.base = ""};
+  struct udp *gone = udp_at(&o->turn, "127.0.0.1", NULL);
+  struct addr nobody = gone->local;
+  udp_release(gone);
+  CHECK_EQ(udp_connect(o->b, &nobody), 0);
+  CHECK_EQ(udp_take(o->b, &d), ERR_AGAIN);
+  await_input(o->b, &o->first);
+  turn_once(&o->turn);
+  CHECK_EQ(udp_send(o->b, "x", 1, NULL), 0);
+  TURN_UNTIL(&o->turn, o->first.runs > 0);
+  CHECK_EQ(udp_take(o->b, &d), ERR_REFUSED);
+  stop_waiting(&o->first);
+  CHECK_EQ(udp_connect(o->b, &o->a->local), 0);
+  CHECK_EQ(udp_take(o->b, &d), ERR_AGAIN);
+  int runs = o->first.runs;
+  await_input(o->b, &o->first);
+  CHECK_EQ(post(o->a, o->b, "here"), 0);
+  TURN_UNTIL(&o->turn, o->first.runs > runs);
+  stop_waiting(&o->first);
+  CHECK_GET(o->b, &o->first, "here");
+}
+
+TEST(reports_go_on_after_a_refusal) { udp_run(NULL, refused_then_heard); }
+
 /* ---- neighbours and ends --------------------------------------------------------- */
 
 /* Leaves the rest of "first\nsecond\n" in the page. */
