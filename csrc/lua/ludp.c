@@ -116,10 +116,10 @@ static double call_timeout(lua_State *L, int idx, const struct udp *u) {
 
 /***
 A socket for datagrams (UDP), by IPv4, IPv6 or both.
-Datagrams may get lost, come twice or in another order: that is the net's doing. Here each is whole
-or, if it was longer than the option `max`, marked as cut off. What comes is kept by the system until
-somebody receives it, in a queue of limited size; `Udp:stats` counts what had no room. Every method
-may be called from any task.
+Datagrams may get lost, come twice or in another order: that is the net's doing. Here each is
+whole or, if it was longer than the option `max`, marked as cut off. What comes is kept by the
+system until somebody receives it, in a queue of limited size; `Udp:stats` counts what had no
+room. Every method may be called from any task.
 @type Udp
 */
 
