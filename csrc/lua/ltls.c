@@ -409,7 +409,9 @@ static bool is_server_role(lua_State *L, const struct conn *c) {
 static double handshake_time(lua_State *L, const struct tls_context *c) {
   double timeout = tls_context_opts(c)->handshake_timeout;
   if (!lua_istable(L, ARG_OPTS)) return timeout;
-  lua_getfield(L, ARG_OPTS, "timeout");
+  int type = lua_getfield(L, ARG_OPTS, "timeout");
+  if (type != LUA_TNIL && type != LUA_TNUMBER)
+    luaL_error(L, "option 'timeout' must be a number of seconds, not %s", luaL_typename(L, -1));
   return opt_seconds(L, lua_gettop(L), timeout);
 }
 
