@@ -176,7 +176,7 @@ describe("a failed handshake", function()
     local server <close>, await_end = sessions.serve(pki.server(), echo)
     for _ = 1, 10 do
       local conn = assert(wire.connect(server:addr()))
-      assert(conn:send "GET / HTTP/1.1\r\n\r\n")
+      assert(conn:send "\22\3\1\0\4\2\0\0\0") -- a ServerHello
       assert(conn:flush())
       assert.equal("ETLS", (select(2, await_end())))
       local writer = wire.spawn(function()
