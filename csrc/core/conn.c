@@ -385,13 +385,14 @@ int conn_unread(struct conn *c, const char *data, size_t n) {
   return r || n == 0 ? r : buf_prepend(&c->in, data, n);
 }
 
-/* The keeper hears of it once, whatever the outcome. */
+/* The keeper hears of it once, whatever the outcome; it may close the connection, whose last words
+ * then go out before anything is read. */
 static bool is_up(struct conn *c) {
   if (!c->handshaking) return true;
   if (c->link->ops->state(c->link) == ERR_AGAIN) return false;
   c->handshaking = false;
   if (c->keeper && c->keeper->up) c->keeper->up(c->keeper, c);
-  return true;
+  return conn_is_open(c);
 }
 
 static void on_ready(struct link *l, unsigned events) {

@@ -33,8 +33,9 @@ bool link_is_tls(const struct link *l) { return l->ops == &link_tls_ops; }
 
 static void want_below(struct link_tls *t) {
   size_t held = buf_len(&t->sealed);
-  unsigned in = t->phase == HANDSHAKE || (t->wanted & LINK_IN) ? LINK_IN : 0;
-  unsigned out = held || (t->phase != HANDSHAKE && (t->wanted & LINK_OUT)) ? LINK_OUT : 0;
+  bool may_seal = t->phase != HANDSHAKE && !t->stuck;
+  unsigned in = t->phase == HANDSHAKE || t->stuck || (t->wanted & LINK_IN) ? LINK_IN : 0;
+  unsigned out = held || (may_seal && (t->wanted & LINK_OUT)) ? LINK_OUT : 0;
   if (held >= SEALED_MOST) in = 0;
   t->below->ops->want(t->below, in | out);
 }
@@ -169,9 +170,12 @@ static void on_ready(struct link *below, unsigned events) {
   struct link_tls *t = below->owner;
   if (events & LINK_OUT) flush(t);
   unsigned seen = (events & LINK_IN) | (buf_len(&t->sealed) ? 0 : events & LINK_OUT);
+  if (t->stuck && (events & LINK_IN)) seen |= LINK_OUT;
   if (t->phase == HANDSHAKE) seen = events & LINK_IN ? step(t) : 0;
   report(t, seen);
 }
+
+bool link_tls_is_silent(const struct link *l) { return link_is_tls(l) && !tls_of(l)->ssl; }
 
 void link_tls_advance(struct link *l) {
   if (tls_of(l)->phase == HANDSHAKE) handshake(tls_of(l));
@@ -207,8 +211,16 @@ static ptrdiff_t read_records(struct link_tls *t, char *to, size_t room) {
   return got;
 }
 
+/* The session failed and its alert is on its way: what still comes is thrown away unopened, for
+ * closing a socket with unread input would take the alert from the peer. */
+static ptrdiff_t discard_below(struct link_tls *t) {
+  ptrdiff_t r = t->below->ops->read(t->below, t->root->in, PAGE_SIZE_BYTES);
+  return r > 0 ? ERR_AGAIN : r;
+}
+
 static ptrdiff_t link_tls_read(struct link *l, void *to, size_t room) {
   struct link_tls *t = tls_of(l);
+  if (t->phase == FAILED && t->shut) return discard_below(t);
   if (t->phase == HANDSHAKE) return ERR_AGAIN;
   if (t->end) return read_end(t);
   ptrdiff_t got = read_records(t, to, room);
@@ -217,19 +229,29 @@ static ptrdiff_t link_tls_read(struct link *l, void *to, size_t room) {
   return read_end(t);
 }
 
+/* It got no input: it waits for that, or there will be none. */
+static ptrdiff_t unstick(struct link_tls *t) {
+  if (t->end && !t->out_end) t->out_end = ERR_PIPE;
+  want_below(t);
+  return t->out_end ? t->out_end : ERR_AGAIN;
+}
+
 static ptrdiff_t link_tls_write(struct link *l, const struct iovec *v, int count) {
   struct link_tls *t = tls_of(l);
   size_t total = 0;
+  bool dry, fed = t->stuck;
   if (t->phase == HANDSHAKE) return ERR_AGAIN;
   if (!t->out_end && buf_len(&t->sealed)) flush(t);
   if (t->out_end) return t->out_end;
   if (t->shut) return ERR_PIPE;
   if (buf_len(&t->sealed)) return ERR_AGAIN;
+  if (fed && feed(t, PAGE_SIZE_BYTES, &dry) != 0) return unstick(t);
   for (int i = 0; i < count && total < SEAL_AT_ONCE; i++) {
     size_t n = tls_seal(t, &v[i], SEAL_AT_ONCE - total);
     total += n;
     if (n < v[i].iov_len) break;
   }
+  if (fed) unfeed(t);
   flush(t);
   if (total) return (ptrdiff_t)total;
   return t->out_end ? t->out_end : ERR_AGAIN;

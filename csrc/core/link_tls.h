@@ -23,6 +23,8 @@ int link_tls_open(struct turn *t, struct link *below, const struct link_tls_opts
                   struct link **out);
 
 bool link_is_tls(const struct link *l);
+/* A server's end to which no byte has come? */
+bool link_tls_is_silent(const struct link *l);
 /* A step of the handshake with what the link below has, though it reported nothing. */
 void link_tls_advance(struct link *l);
 

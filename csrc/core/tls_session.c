@@ -7,14 +7,17 @@
 #include "err.h"
 #include "turn.h"
 
-enum { RECORD = 16 * 1024 };
+enum {
+  RECORD = 16 * 1024,
+  KEY_UPDATES = 32 /* without data in between: each costs us much more than the peer */
+};
 
 /* ---- the session's bytes ------------------------------------------------------------- */
 
 static int bio_read(BIO *b, char *to, int room) {
   struct link_tls *t = BIO_get_data(b);
   BIO_clear_retry_flags(b);
-  if (t->fed_len == 0) {
+  if (t->fed_len == 0 || t->updates > KEY_UPDATES) {
     BIO_set_retry_read(b);
     return -1;
   }
@@ -66,6 +69,15 @@ BIO_METHOD *tls_bio_method(void) {
   return m;
 }
 
+static void on_message(int writing, int version, int type, const void *data, size_t len, SSL *ssl,
+                       void *arg) {
+  struct link_tls *t = arg;
+  (void)version, (void)ssl;
+  if (!writing && type == SSL3_RT_HANDSHAKE && len > 0 &&
+      *(const unsigned char *)data == SSL3_MT_KEY_UPDATE)
+    t->updates++;
+}
+
 /* ---- what the session says ------------------------------------------------------------ */
 
 int tls_fail(struct link_tls *t, int code, const char *detail) {
@@ -112,6 +124,8 @@ int tls_begin(struct link_tls *t) {
   }
   BIO_set_data(b, t);
   SSL_set_bio(t->ssl, b, b);
+  SSL_set_msg_callback(t->ssl, on_message);
+  SSL_set_msg_callback_arg(t->ssl, t);
   return 0;
 }
 
@@ -137,9 +151,11 @@ ptrdiff_t tls_open(struct link_tls *t, char *to, size_t room) {
     int r = SSL_read_ex(t->ssl, to + total, room - total, &got);
     if (r == 1) {
       total += got;
+      t->updates = 0;
       continue;
     }
     r = outcome(t, r);
+    if (t->updates > KEY_UPDATES) r = tls_fail(t, ERR_TLS, "too many key updates");
     if (total) break; /* an end is sticky, and comes next time */
     return r;
   }
@@ -152,10 +168,8 @@ size_t tls_seal(struct link_tls *t, const struct iovec *v, size_t room) {
     size_t n = len - total < RECORD ? len - total : RECORD;
     ERR_clear_error();
     int r = SSL_write_ex(t->ssl, (char *)v->iov_base + total, n, &done);
-    if (r != 1) {
-      outcome(t, r);
-      break;
-    }
+    t->stuck = r != 1 && outcome(t, r) == ERR_AGAIN;
+    if (r != 1) break;
     total += done;
   }
   return total;

@@ -31,6 +31,8 @@ struct link_tls {
   int out_end; /* why nothing can be written any more; 0: it can */
   uint8_t phase, wanted;
   bool server, shut, below_shut;
+  bool stuck;       /* the session cannot seal before it has got more input */
+  uint16_t updates; /* key updates since the last data */
 };
 
 /* Its end, of both directions, for this reason. -> code */

@@ -298,6 +298,7 @@ void lconn_register(lua_State *L, struct rt *rt) {
   rt_setfuncs(L, rt, lrecv_methods);
   rt_setfuncs(L, rt, lsend_methods);
   rt_setfuncs(L, rt, ltls_methods);
+  rt_setfuncs(L, rt, ltlsinfo_methods);
   rt_setfuncs(L, rt, lconnopt_methods);
   rt_setfuncs(L, rt, ltimer_methods);
   rt_setfuncs(L, rt, lfile_methods);

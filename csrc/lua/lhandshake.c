@@ -136,6 +136,18 @@ bool hello_pop(lua_State *L, struct lserver *ls) {
   return true;
 }
 
+void hello_drain(struct lserver *ls) {
+  for (struct hello *next, *h = ls->rt->first_hello; h; h = next) {
+    struct conn *c = h->c;
+    next = h->next;
+    if (h->ls != ls) continue;
+    conn_advance(c);
+    if (!link_tls_is_silent(c->link)) continue;
+    note(c, ERR_CLOSED, NULL);
+    conn_close(c);
+  }
+}
+
 void hello_drop_all(lua_State *L, struct lserver *ls) {
   while (hello_pop(L, ls)) {
     const struct lconn *lc = lua_touserdata(L, -1);

@@ -22,6 +22,8 @@ int hello_begin(lua_State *L, struct lserver *ls, int idx);
 bool hello_pop(lua_State *L, struct lserver *ls);
 /* Nobody will take those whose handshake is over: they are closed. */
 void hello_drop_all(lua_State *L, struct lserver *ls);
+/* The server shuts down: who has not said a word yet is closed. */
+void hello_drain(struct lserver *ls);
 /* Whoever is in its handshake is reset -> was there anybody? */
 bool hello_reset_all(struct lserver *ls);
 /* The server's userdata goes away. */

@@ -38,13 +38,13 @@ static int accept_try(lua_State *L, struct lserver *ls) {
   struct addr peer;
   int r;
   if (accept_secured(L, ls) == 0) return 0;
-  while ((r = server_accept(&ls->s, &l, &peer)) == 0) {
+  for (int i = 0; i < SERVER_BATCH && (r = server_accept(&ls->s, &l, &peer)) == 0; i++) {
     r = serve_admit(L, ls, 1, 2, l, &peer);
     if (r != ERR_AGAIN) return r;
     lua_settop(L, 1);
     lconn_new(L);
   }
-  return r;
+  return r == 0 ? ERR_AGAIN : r;
 }
 
 static int accept_run(lua_State *L, struct rt *rt, struct op *o) {
@@ -162,6 +162,7 @@ static void step_back(lua_State *L, struct lserver *ls) {
 static void abandon(struct op *o) { step_back(o->L, o->on); }
 
 static void drain_all(struct lserver *ls) {
+  hello_drain(ls);
   for (struct conn *c = ls->rt->turn.first_conn; c; c = c->next)
     if (c->keeper == &ls->keeper) conn_drain(c);
 }

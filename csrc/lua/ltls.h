@@ -18,6 +18,6 @@ void ltls_check_server(lua_State *L, const struct tls_context *c);
  * is neither; raises if it must verify and there is neither. */
 const char *ltls_host(lua_State *L, const struct tls_context *c, const char *host);
 
-extern const luaL_Reg ltls_methods[];
+extern const luaL_Reg ltls_methods[], ltlsinfo_methods[];
 
 #endif
