@@ -264,7 +264,6 @@ end
 -- The conformance suite runs once for each: conn_spec, and for those with TLS the specs beside it.
 support.transports = {
   { name = "tcp", pair = support.pair },
-  -- no_reset: what a peer sees of a reset is an end, unless it sent what nobody read.
   { name = "unix", pair = unix_pair, no_reset = true },
   { name = "pipe", pair = function(opts) return wire.pipe(opts) end },
   { name = "tls 1.2", tls = "1.2", pair = tls_pair "TLSv1.2" },
@@ -272,6 +271,9 @@ support.transports = {
   { name = "tls in a pipe", tls = "pipe",
     pair = function(opts) return wire.pipe(with_tls(opts, "TLSv1.3")) end },
 }
+
+-- What a peer sees of a reset over connections of this kind: a Unix socket has none, only an end.
+function support.reset_code(pair) return pair == unix_pair and "EOF" or "ECONNRESET" end
 
 -- ---- peers ---------------------------------------------------------------------------
 -- A real program, started by the shell in a process group of its own.  Its output comes back

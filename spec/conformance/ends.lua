@@ -112,11 +112,11 @@ local function closing(pair)
   end)
 
   describe("reset", function()
-    it("lets the peer see ECONNRESET", function()
+    it("lets the peer see ECONNRESET, or an end where the transport has no reset", function()
       local a, b = pair()
       assert.is_true(a:reset())
       assert.is_true(a:closed())
-      fails("ECONNRESET", b:recv(1))
+      fails(support.reset_code(pair), b:recv(1))
       fails("ECLOSED", a:recv(1))
     end)
 
@@ -125,7 +125,7 @@ local function closing(pair)
       a:reset(0.05)
       tools.put(a, "still")
       assert.equal("still", b:recv(5))
-      fails("ECONNRESET", b:recv(1))
+      fails(support.reset_code(pair), b:recv(1))
     end)
 
     it("ends a close that is still flushing", function()
@@ -134,10 +134,12 @@ local function closing(pair)
       a:close()
       a:reset()
       local got = 0
-      for chunk in b:chunks() do
-        got = got + #chunk
-      end
-      assert.equal("ECONNRESET", select(2, b:last_error()))
+      local chunk, code, _
+      repeat
+        chunk, _, code = b:recv_some(65536)
+        got = got + #(chunk or "")
+      until not chunk
+      assert.equal(support.reset_code(pair), code)
       assert.is_true(got < accepted)
     end)
   end)

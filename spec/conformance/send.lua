@@ -282,7 +282,7 @@ local function failures(pair)
       b:reset()
       break_by_sending(a)
       assert.equal("parting words", a:recv(13))
-      fails("ECONNRESET", a:recv(1))
+      fails(support.reset_code(pair), a:recv(1))
     end)
   end)
 end
