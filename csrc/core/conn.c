@@ -396,7 +396,14 @@ static void on_ready(struct link *l, unsigned events) {
     waitq_wake_first(&c->readers);
   } else if (read_ahead(c)) {
     conn_interest(c);
+    conn_disturb(c);
   }
+}
+
+void conn_look(struct conn *c) {
+  if (!conn_is_open(c) || c->in_end || c->readers.first) return;
+  conn_try_link(c);
+  if (read_ahead(c)) conn_interest(c);
 }
 
 /* ---- times and facts ------------------------------------------------------------- */

@@ -91,6 +91,7 @@ struct conn {
   bool readable, blocked;    /* the link may have input; it took less than it was given */
   bool fin_wanted, fin_sent; /* the end of our output: behind what is unsent; it is out */
   bool delayed;              /* OPEN: the timer will close it */
+  bool resting;              /* OPEN: nobody uses it; the timer, if armed, will close it */
   bool link_closed;          /* CLOSING: the link was told to close */
   bool desync;               /* a message was too long to be received: no next one is known */
   bool owed;                 /* a reply that nobody waits for any more is still to come */
@@ -183,6 +184,23 @@ void conn_detach(struct attachment *a);
 bool conn_owns(const struct turn *t, int fd);
 /* The keeper goes away: connections that are still its own report to nobody. */
 void conn_forget_keeper(struct turn *t, const struct keeper *k);
+
+/* ---- at rest (conn_rest.c) -------------------------------------------------------- */
+
+/* Why nothing more can come of it, as far as is known: ERR_CLOSED, ERR_EOF with nothing buffered, a
+ * failure; or 0. */
+int conn_ended(const struct conn *c);
+/* Reads ahead what the link has by now, if nobody waits for it. */
+void conn_look(struct conn *c);
+/* Nobody uses it for now: it is closed after so many seconds (INFINITY: never), or as soon as
+ * anything comes from the peer.  Does not keep the loop going.  false: it cannot be used again: it
+ * is closed, has failed once, is in use, or stands within a message. */
+bool conn_rest(struct conn *c, double seconds);
+/* It is used again. false: it did not rest, or no longer. */
+bool conn_resume(struct conn *c);
+/* Something came in; what it does at rest. */
+void conn_disturb(struct conn *c);
+void conn_end_rest(struct conn *c);
 
 /* ---- times and facts ------------------------------------------------------------- */
 

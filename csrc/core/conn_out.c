@@ -164,6 +164,7 @@ static void leave_open(struct conn *c) {
   c->state = CONN_CLOSING;
   c->left = 0;
   forget_delay(c);
+  conn_end_rest(c);
   end_attached(c);
   c->turn->holds++; /* until the link is gone: on_closed() */
   conn_forget_page(c);

@@ -66,6 +66,7 @@ int luaopen_lunewire_core(lua_State *L) {
   lresolve_register(L, rt);
   lserver_register(L, rt);
   llisten_register(L, rt);
+  lrest_register(L, rt);
   lsignal_register(L, rt);
   ltimer_register(L, rt);
   lchannel_register(L, rt);

@@ -325,6 +325,7 @@ void lfile_register(lua_State *L, struct rt *rt);
 void lresolve_register(lua_State *L, struct rt *rt);
 void llisten_register(lua_State *L, struct rt *rt);
 void lserver_register(lua_State *L, struct rt *rt);
+void lrest_register(lua_State *L, struct rt *rt);
 void lsignal_register(lua_State *L, struct rt *rt);
 void ltimer_register(lua_State *L, struct rt *rt);
 void lframing_register(lua_State *L, struct rt *rt);
