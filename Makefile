@@ -7,7 +7,7 @@
 #   make sanitize   the tests again under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make valgrind   the tests again under valgrind (slow)
 #   make bench      the benchmarks, if there are any
-#   make docs       the reference, if ldoc is there
+#   make docs       docs/reference.md, by ldoc, of the comments beside the code
 #   make install    into $(DESTDIR)$(PREFIX)
 #   make clean      removes build/
 #
@@ -127,8 +127,8 @@ bench: all
 	@if [ -x bench/run ]; then bench/run; else echo "there are no benchmarks yet"; fi
 
 docs:
-	@if [ -f docs/config.ld ]; then .ci/need docs && ldoc -c docs/config.ld .; \
-	  else echo "docs/ holds no reference to be made yet"; fi
+	@.ci/need docs
+	.ci/reference docs/reference.md
 
 # ---- checks -------------------------------------------------------------------------
 
@@ -153,7 +153,7 @@ check-tidy:
 
 check-lua:
 	@echo "  LUACHECK"
-	$(Q)luacheck --quiet --no-color lua spec examples $(wildcard bench) rockspec/*.rockspec
+	$(Q)luacheck --quiet --no-color lua spec examples docs $(wildcard bench) rockspec/*.rockspec
 
 check-layout: all
 	.ci/layout $(MODULE)

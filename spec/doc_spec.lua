@@ -1,8 +1,8 @@
 -- What the documents show is run, and what they name exists.
 --
--- README.md: the first Lua snippet is a whole script, a server.  The others are one session:
--- run one after the other while that server serves, they print what stands behind their `-->`
--- marks.
+-- Lua snippets print what stands behind their `-->` marks.  README.md: the first one is a whole
+-- script, a server; the others are one session, run one after the other while that server serves.
+-- docs/guide.md: each one is run alone.
 local assert = require "luassert"
 local describe = require("busted").describe
 local support = require "spec.support"
@@ -35,6 +35,8 @@ local function snippets(document, language)
   return list
 end
 
+local function lines_in(text) return select(2, text:gsub("\n", "")) end
+
 local function is_whole(snippet) return snippet.text:sub(1, #REQUIRE) == REQUIRE end
 
 local function with_single_spaces(text)
@@ -63,7 +65,7 @@ local function joined(list, first)
   local text, line = "", 1
   for i = first, #list do
     text = text .. ("\n"):rep(list[i].line - line) .. list[i].text
-    line = list[i].line + select(2, list[i].text:gsub("\n", ""))
+    line = list[i].line + lines_in(list[i].text)
   end
   return text
 end
@@ -83,12 +85,12 @@ function wire.serve(address, handler)
   io.stdout:flush()
   return server
 end
-assert(load(%q, "=README.md"))()
+assert(load(%q, "=snippet"))()
 ]]
 
 local SESSION <const> = [[
 wire = require "lunewire"
-assert(load(%q, "=README.md"))()
+assert(load(%q, "=%s"))()
 ]]
 
 local function start_serving(snippet)
@@ -101,6 +103,24 @@ local function assert_ended_well(server)
   assert.are.same({ "", 0 }, { output, status })
 end
 
+-- Runs a text of a document -> nothing; fails unless it prints what its marks say, in order.
+local function assert_keeps_word(document, text)
+  local expected = marks(text)
+  local output, status = support.lua(SESSION:format(text, document)):output()
+  assert.are.same(expected, marked_lines(output, expected), output)
+  assert.are.equal(0, status, output)
+  return #expected
+end
+
+local function assert_echoes(script)
+  assert.is_true(is_whole(script))
+  assert.is_true(lines_in(script.text) < 20)
+  local server, address = start_serving(script)
+  local nc = support.peer("printf 'hello\\n' | nc -q1 " .. address:gsub(":", " "))
+  assert.are.equal("> hello\n", (nc:output()))
+  assert_ended_well(server)
+end
+
 describe("README.md", function()
   local all = snippets("README.md", "lua")
   local script = assert(all[1])
@@ -108,21 +128,12 @@ describe("README.md", function()
   it("has a session that prints what its marks say", function()
     local server, address = start_serving(script)
     local text = joined(all, 2):gsub(ADDRESS, address)
-    local expected = marks(text)
-    local output, status = support.lua(SESSION:format(text)):output()
-    assert.are.same(expected, marked_lines(output, expected), output)
-    assert.are.equal(0, status, output)
-    assert.is_true(#expected > 0)
+    assert.is_true(assert_keeps_word("README.md", text) > 0)
     assert_ended_well(server)
   end, 20)
 
   it("begins with a server of less than twenty lines, which echoes lines to nc", function()
-    assert.is_true(is_whole(script))
-    assert.is_true(select(2, script.text:gsub("\n", "")) < 20)
-    local server, address = start_serving(script)
-    local nc = support.peer("printf 'hello\\n' | nc -q1 " .. address:gsub(":", " "))
-    assert.are.equal("> hello\n", (nc:output()))
-    assert_ended_well(server)
+    assert_echoes(script)
   end)
 
   it("names only targets that the Makefile has", function()
@@ -136,6 +147,24 @@ describe("README.md", function()
     end
     assert.is_true(found >= 5)
   end)
+end)
+
+describe("docs/guide.md", function()
+  local GUIDE <const> = "docs/guide.md"
+  local all = snippets(GUIDE, "lua")
+  local found = 0
+
+  it("begins with a server of less than twenty lines, which echoes lines to nc", function()
+    assert_echoes(assert(all[1]))
+  end)
+
+  for i = 2, #all do
+    it("prints what the marks of its snippet in line " .. all[i].line .. " say", function()
+      found = found + assert_keeps_word(GUIDE, joined({ all[i] }, 1))
+    end)
+  end
+
+  it("has such marks", function() assert.is_true(found >= 40) end)
 end)
 
 -- ---- names --------------------------------------------------------------------------
@@ -166,7 +195,7 @@ local function in_the_source(word)
   return succeeds(("grep -rqw -e '%s' csrc lua"):format(word))
 end
 
-for _, document in ipairs { "README.md", "docs/internals.md" } do
+for _, document in ipairs { "README.md", "docs/guide.md", "docs/internals.md" } do
   describe(document, function()
     it("names only files that exist", function()
       for name in quoted(document) do

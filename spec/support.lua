@@ -15,6 +15,7 @@ local support = {}
 
 -- A machine that checks every access is slower; limits grow with it.
 local slowness = ({ sanitize = 4, valgrind = 20 })[os.getenv "LUNEWIRE_SUITE"] or 1
+support.slowness = slowness
 local DEFAULT_LIMIT = 10
 local SETTLE_SECONDS = 6 -- closing connections linger for 2 s
 
@@ -41,7 +42,7 @@ local guard
 
 local function guard_begin(title, seconds)
   guard = guard or start_guard()
-  guard:write(math.ceil(seconds), " ", title, "\n")
+  guard:write(math.ceil(seconds), " ", (title:gsub("%c", " ")), "\n")
 end
 
 local function guard_end() guard:write "over\n" end
@@ -191,6 +192,18 @@ function support.fails(code, result, message, actual, ...)
   return message, ...
 end
 
+-- Lets the other tasks run until condition() is true -> what it returned; raises after a while.
+-- For what happens without any event that a test could await.
+function support.eventually(condition)
+  local patience = wire.now() + 5 * slowness
+  repeat
+    local result = condition()
+    if result then return result end
+    wire.sleep(0.001)
+  until wire.now() > patience
+  error("this did not become true in time", 2)
+end
+
 -- Calls fn with the collector at rest.  For stack overflows: Lua loses the finalizers that
 -- happen to run in one ("error in __gc" as a warning), and what they would have freed.
 function support.without_collection(fn)
@@ -231,7 +244,9 @@ local function quote(text) return "'" .. text:gsub("'", "'\\''") .. "'" end
 local PEER = [[{ (
 %s
 ) </dev/null 2>&1; printf '\n%%d' $?; } | nc -N 127.0.0.1 %d >/dev/null 2>&1]]
-local START = "setsid timeout -k 1 %d sh -c %s >/dev/null 2>&1 </dev/null & echo $!"
+-- The shell has a background command ignore SIGINT, which is not to reach the program.
+local START = "setsid env --default-signal=INT,QUIT timeout -k 1 %d sh -c %s "
+  .. ">/dev/null 2>&1 </dev/null & echo $!"
 
 -- Starts a shell command; its standard input is empty unless it pipes something in.  Awaiting
 -- it fails after `patience` seconds (15) without output.
@@ -261,6 +276,11 @@ function Peer:output()
   return output or text, tonumber(status)
 end
 
+-- Sends a signal, "TERM" say, to a program that support.lua started.
+function Peer:signal(name)
+  assert(os.execute(("kill -s %s %d"):format(name, self.process)))
+end
+
 -- Ends the program and all that it started.
 function Peer:stop()
   if not running[self] then return end
@@ -281,15 +301,28 @@ local function write_script(text)
   return name
 end
 
--- Runs a Lua script, a file's name or the text itself, in a process of its own.
-function support.lua(script, ...)
+-- What .ci/suite put first on PATH is the interpreter under valgrind.
+local function behind_valgrind()
+  if os.getenv "LUNEWIRE_SUITE" ~= "valgrind" then return "" end
+  return "PATH=" .. quote((os.getenv "PATH":gsub("^[^:]*:", "")))
+end
+
+local function start_lua(environment, script, ...)
   local temporary = not script:match "^[^\n]+%.lua$" and write_script(script)
-  local words = { "LUA_PATH=" .. quote(package.path), "LUA_CPATH=" .. quote(package.cpath),
+  local words = { [[exec sh -c 'echo $$; exec "$@"' sh env]], environment,
+    "LUA_PATH=" .. quote(package.path), "LUA_CPATH=" .. quote(package.cpath),
     "lua5.4", quote(temporary or script) }
   for _, argument in ipairs { ... } do words[#words + 1] = quote(tostring(argument)) end
   local peer = support.peer(table.concat(words, " "))
   peer.file = temporary
+  peer.process = tonumber(peer:line())
   return peer
 end
+
+-- Runs a Lua script, a file's name or the text itself, in a process of its own.
+function support.lua(script, ...) return start_lua("", script, ...) end
+
+-- The same for one that is to die of a signal: what it held then is no leak.
+function support.doomed_lua(script, ...) return start_lua(behind_valgrind(), script, ...) end
 
 return support

@@ -352,7 +352,6 @@ static bool read_ahead(struct conn *c) {
   }
   size_t have = buf_len(&c->in), got;
   if (have < CONN_READ_AHEAD && !c->in_end) {
-    freshen_now(c);
     if (read_once(c, t->page, CONN_READ_AHEAD - have, &got) != 0) return true;
     if (got && buf_append(&c->in, t->page, got) != 0) note_end(c, ERR_NOMEM);
   }
@@ -386,6 +385,7 @@ int conn_unread(struct conn *c, const char *data, size_t n) {
 
 static void on_ready(struct link *l, unsigned events) {
   struct conn *c = l->owner;
+  turn_freshen(c->turn);
   c->last_active = c->turn->now;
   if (events & LINK_OUT) conn_unblock(c);
   if (c->link_closed || !(events & LINK_IN) || c->in_end) return;

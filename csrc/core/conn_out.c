@@ -201,6 +201,12 @@ static size_t close_left(const struct conn *c) {
   return c->fin_sent ? c->link->ops->in_flight(c->link) : conn_unsent(c);
 }
 
+/* Nothing tells when the system's buffers have become empty. */
+static double next_look(const struct conn *c) {
+  const double soon = 0.2;
+  return c->fin_sent && c->left > 0 ? soon : CLOSE_LINGER;
+}
+
 /* Notes what is left -> did the peer take something since the last look? */
 static bool close_progress(struct conn *c) {
   size_t left = close_left(c);
@@ -210,14 +216,14 @@ static bool close_progress(struct conn *c) {
   return progress;
 }
 
-/* Looks every CLOSE_LINGER seconds: as long as the peer takes bytes, it gets them; when it has
- * all, it has so long again to end its side. */
+/* As long as the peer takes bytes, it gets them; when it has all, it has CLOSE_LINGER seconds to
+ * end its side. */
 static void on_close_due(struct timer *d) {
   struct conn *c = conn_of_timer(d);
   bool progress = close_progress(c);
   bool stalled = turn_now(c->turn) - c->last_active >= CLOSE_STALL;
   if (progress || (c->left > 0 && !stalled)) {
-    close_after(c, CLOSE_LINGER);
+    close_after(c, next_look(c));
     return;
   }
   if (c->left > 0 && !c->out_end) c->out_end = ERR_ABORTED;
@@ -231,7 +237,7 @@ static void close_step(struct conn *c) {
     close_link(c, c->out_end != 0);
     return;
   }
-  if (close_progress(c) || !timer_armed(&c->timer)) close_after(c, CLOSE_LINGER);
+  if (close_progress(c) || !timer_armed(&c->timer)) close_after(c, next_look(c));
   if (!c->link_closed) conn_interest(c);
 }
 

@@ -16,6 +16,12 @@ int turn_init(struct turn *t, struct world *w) {
 
 double turn_now(struct turn *t) { return t->world->ops->now(t->world); }
 
+void turn_freshen(struct turn *t) {
+  if (!t->polling) return;
+  t->polling = false;
+  t->now = turn_now(t);
+}
+
 /* What is on its way in memory counts as what the outside may bring. */
 bool turn_alive(const struct turn *t) {
   return t->ready.first || t->first_visit || t->holds > 0 || t->world->first_post;
@@ -65,6 +71,7 @@ static void run_generation(struct turn *t) {
 
 static void fire_timers(struct turn *t) {
   t->now = turn_now(t);
+  t->polling = false;
   for (struct timer *d; (d = timers_pop(&t->timers, t->now));) d->fire(d);
 }
 
@@ -73,6 +80,7 @@ static void make_visits(struct turn *t) {
 }
 
 bool turn_step(struct turn *t, bool may_sleep) {
+  t->polling = true;
   bool busy = t->ready.first || t->first_visit || !may_sleep;
   bool open = t->world->ops->poll(t->world, busy ? -INFINITY : timers_next(&t->timers));
   fire_timers(t);
@@ -84,6 +92,7 @@ bool turn_step(struct turn *t, bool may_sleep) {
 /* A turn without jobs: the state that they belong to is going away. */
 static void drain_step(struct turn *t, double until) {
   double next = timers_next(&t->timers);
+  t->polling = true;
   t->world->ops->poll(t->world, next < until ? next : until);
   fire_timers(t);
   make_visits(t);

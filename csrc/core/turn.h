@@ -62,7 +62,8 @@ struct wait {
 
 struct turn {
   struct world *world;
-  double now; /* the clock when this turn's poll came back */
+  double now;   /* the clock when this turn's poll came back */
+  bool polling; /* inside it: now is that of the turn before until somebody asks turn_freshen */
   struct timers timers;
   struct jobs ready;
   struct conn *first_visit, *last_visit;
@@ -83,6 +84,8 @@ int turn_init(struct turn *t, struct world *w);
 void turn_fini(struct turn *t, double seconds);
 
 double turn_now(struct turn *t);
+/* For what runs inside the poll: t->now is now. Reads the clock once a poll. */
+void turn_freshen(struct turn *t);
 
 /* One turn. may_sleep = false only looks.  false: it would have slept for ever, and did not. */
 bool turn_step(struct turn *t, bool may_sleep);

@@ -156,7 +156,7 @@ Values arrive in the order in which they were sent, and those who wait are serve
 too.  Without a capacity the call returns when a receiver has taken the value.  A value whose send
 returned anything but true, or raised, is never received.
 @function Channel:send
-@param value anything but nil, which could not be told from the end
+@tparam any value anything but nil, which could not be told from the end
 @tparam[opt=math.huge] number timeout seconds; with 0 or less it succeeds if there is room or a
  receiver waits
 @treturn boolean true
@@ -219,7 +219,7 @@ What was buffered when the channel was closed can still be received.
 @function Channel:recv
 @tparam[opt=math.huge] number timeout seconds; with 0 or less it takes a value that is buffered or
  that a sender waits with
-@return the value
+@treturn any the value
 @codes ETIMEDOUT, ECLOSED (closed, and nothing is left)
 @waits until there is a value
 @raise where Lua cannot yield; a deadlock, outside any task

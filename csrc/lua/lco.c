@@ -34,6 +34,13 @@ static int push_yielded(lua_State *L, lua_State *co, int n) {
   return n;
 }
 
+/***
+Lua's own coroutines for iterators that wait: a waiting call inside suspends the whole task.
+The coroutine's own yields go to whoever resumed it, as ever. Inside a plain `coroutine.wrap` a call
+that would have to wait raises, and names `wire.co`.
+@type wire.co
+*/
+
 /* ---- resume ----------------------------------------------------------------------- */
 
 static int resume_k(lua_State *L, int status, lua_KContext ctx) {
@@ -68,7 +75,16 @@ static lua_State *move_arguments(lua_State *L, lua_State *co, int nargs) {
   return co;
 }
 
-/* wire.co.resume(co, ...) -> true, values... | false, error */
+/***
+Resumes a coroutine, as `coroutine.resume` does; it may wait inside.
+@function wire.co.resume
+@tparam thread co the coroutine
+@tparam[opt] any ... what its function, or its `yield`, gets
+@treturn boolean true, or false after an error
+@treturn any what it yielded or returned, however much, or the error
+@waits until the coroutine yields, ends or fails, if it waits before that
+@follows coroutine.resume of Lua
+*/
 static int l_resume(lua_State *L) {
   lua_State *co = lua_tothread(L, 1);
   luaL_argexpected(L, co, 1, "coroutine");
@@ -125,13 +141,35 @@ static lua_State *new_coroutine(lua_State *L) {
   return co;
 }
 
-/* wire.co.create(fn) -> coroutine */
+/***
+Makes a coroutine for `wire.co.resume`.
+@function wire.co.create
+@tparam function fn what it runs
+@treturn thread the coroutine
+@waits never
+@follows coroutine.create of Lua
+*/
 static int l_create(lua_State *L) {
   new_coroutine(L);
   return 1;
 }
 
-/* wire.co.wrap(fn) -> function */
+/***
+Makes a function that resumes a coroutine, as `coroutine.wrap` does; it may wait inside.
+@function wire.co.wrap
+@tparam function fn what the coroutine runs
+@treturn function that resumes it, and waits as `wire.co.resume` does
+@waits never
+@follows coroutine.wrap of Lua
+@usage
+local function words(conn) -- an iterator that receives while it goes along
+  return wire.co.wrap(function()
+    for line in conn:lines() do
+      for word in line:gmatch "%S+" do coroutine.yield(word) end
+    end
+  end)
+end
+*/
 static int l_wrap(lua_State *L) {
   lua_pushvalue(L, lua_upvalueindex(1));
   new_coroutine(L);

@@ -1,8 +1,7 @@
-/* Conn userdata: its life, addresses, times and facts.
- * What this is not: receiving (lrecv.c), sending (lsend.c), dialling (ldial.c), the options of
- * its socket (lconnopt.c). */
+/* Conn userdata: its life, its failures and its ends.
+ * What this is not: its times and facts (lfacts.c), receiving (lrecv.c), sending (lsend.c),
+ * dialling (ldial.c), the options of its socket (lconnopt.c). */
 #include <math.h>
-#include <string.h>
 
 #include "rt.h"
 
@@ -115,6 +114,15 @@ void conn_opts_rest(lua_State *L, int idx, struct conn_opts *o) {
   if (lua_getfield(L, idx, "framing") != LUA_TNIL) check_framing(L, lua_gettop(L));
 }
 
+/***
+One end of a stream: TCP or in memory, accepted or dialled; what it can do does not depend on that.
+Every method may be called from any task. Receiving and sending have sections of their own; here are
+its ends, times and facts. `limits`, an option of whoever makes connections, is a table with any of
+`line` (64 KiB), `frame` (1 MiB), `all` (16 MiB, of `read "a"`), `high_water` (256 KiB unsent). A
+Conn is enough of a Lua file that code written for one works on it.
+@type Conn
+*/
+
 /* ---- failures --------------------------------------------------------------------- */
 
 static void push_text(lua_State *L, const struct conn *c, const struct conn_failure *f) {
@@ -141,7 +149,13 @@ void conn_push_failure(lua_State *L, const struct conn *c) {
   lua_pushstring(L, err_name(c->failure.code));
 }
 
-/* conn:last_error() -> message, code of the last receive that failed; nothing after a clean end */
+/***
+Why the last receive failed: after an iterator's end it tells which end that was.
+@function Conn:last_error
+@treturn string the message; nothing after a clean end
+@treturn string the code
+@waits never
+*/
 static int l_last_error(lua_State *L) {
   const struct conn *c = check_conn(L, rt_of(L), 1);
   if (!c->recv_failure.code) return 0;
@@ -150,7 +164,12 @@ static int l_last_error(lua_State *L) {
   return 2;
 }
 
-/* conn:strerror() -> the message of the last failure, or nil */
+/***
+The message of the last failure, of whichever call.
+@function Conn:strerror
+@treturn string|nil the message, nil if nothing has failed
+@waits never
+*/
 static int l_strerror(lua_State *L) {
   const struct conn *c = check_conn(L, rt_of(L), 1);
   if (c->failure.code)
@@ -171,8 +190,18 @@ static int end_later(lua_State *L, struct conn *c, double delay, bool reset) {
   return 1;
 }
 
-/* conn:close([delay]) -> true | nil, message, code of a write that had failed.
- * Outside a task it turns the loop until everything was handed to the system. */
+/***
+Closes the connection; whoever waits for it, and each later call, gets ECLOSED.
+Behind it the rest is written as long as the peer takes some (10 s without progress reset), then
+FIN, then input is thrown away until the peer's end, or for 2 s. Closing twice is harmless;
+`<close>` and the garbage collection close it too.
+@function Conn:close
+@tparam[opt=0] number delay seconds, until which it works as before
+@treturn boolean true
+@codes EPIPE, ECONNRESET (a write had failed)
+@waits never in a task; outside until all is handed to the system
+@follows lingering_close of nginx
+*/
 static int l_close(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
@@ -193,7 +222,13 @@ static int l_scope_end(lua_State *L) {
   return 0;
 }
 
-/* conn:reset([delay]) -> true */
+/***
+Ends the connection at once by a reset, and throws away what is unsent.
+@function Conn:reset
+@tparam[opt=0] number delay seconds, until which it works as before
+@treturn boolean true
+@waits never
+*/
 static int l_reset(lua_State *L) {
   struct conn *c = check_conn(L, rt_of(L), 1);
   double delay = opt_seconds(L, 2, 0);
@@ -203,7 +238,14 @@ static int l_reset(lua_State *L) {
   return 1;
 }
 
-/* conn:close_write() -> true | nil, message, code */
+/***
+Ends our output behind what was sent; the other direction lives on.
+@function Conn:close_write
+@treturn boolean true
+@codes ECLOSED, EPIPE, ECONNRESET
+@waits never
+@follows net.TCPConn.CloseWrite of Go
+*/
 static int l_close_write(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
@@ -214,134 +256,14 @@ static int l_close_write(lua_State *L) {
   return 1;
 }
 
-/* conn:closed() -> boolean */
+/***
+Has this side closed the connection?
+@function Conn:closed
+@treturn boolean true once it has
+@waits never
+*/
 static int l_closed(lua_State *L) {
   lua_pushboolean(L, !conn_is_open(check_conn(L, rt_of(L), 1)));
-  return 1;
-}
-
-/* ---- times ------------------------------------------------------------------------ */
-
-static int set_deadline(lua_State *L, unsigned which) {
-  struct conn *c = check_conn(L, rt_of(L), 1);
-  luaL_checkany(L, 2);
-  conn_set_deadline(c, which, opt_seconds(L, 2, INFINITY));
-  return 0;
-}
-
-/* conn:set_deadline(t | nil), set_recv_deadline, set_send_deadline: seconds of wire.now() */
-static int l_set_deadline(lua_State *L) { return set_deadline(L, CONN_RECV | CONN_SEND); }
-static int l_set_recv_deadline(lua_State *L) { return set_deadline(L, CONN_RECV); }
-static int l_set_send_deadline(lua_State *L) { return set_deadline(L, CONN_SEND); }
-
-/* conn:set_timeout(s | nil) */
-static int l_set_timeout(lua_State *L) {
-  struct conn *c = check_conn(L, rt_of(L), 1);
-  luaL_checkany(L, 2);
-  c->timeout = opt_seconds(L, 2, INFINITY);
-  return 0;
-}
-
-/***
-Lets receives time out while the peer is idle.
-
-A receive returns `ETIMEDOUT` once `s` seconds have passed since the last message was received:
-since a whole line, package or frame, so that a peer that sends a byte now and then of a line
-without end counts as idle; where bytes are received (`recv`, `recv_some`, `peek`, `chunks`,
-`read` of a count or of everything), since the last byte.  What is sent does not count.  Nothing
-is closed and no byte is lost.  Setting it begins to count anew, also for a call that is waiting:
-whoever got `ETIMEDOUT`, asks the peer for a sign of life and sets it again waits as long again.
-A timeout or deadline that comes earlier stays in force, and what is buffered is received even
-when the time is over.
-@function Conn:set_idle_timeout
-@tparam ?number s seconds; `math.huge` or `nil` for none, as a connection begins
-@waits never
-@raise what is no number
-*/
-static int l_set_idle_timeout(lua_State *L) {
-  struct conn *c = check_conn(L, rt_of(L), 1);
-  luaL_checkany(L, 2);
-  conn_set_idle_timeout(c, opt_seconds(L, 2, INFINITY));
-  return 0;
-}
-
-/***
-Lets `recv()` without a count, and `chunks`, wait until the line is quiet.
-
-The first byte is awaited as usual.  Then the call goes on until nothing has come for `s`
-seconds, or until its timeout, a deadline, `max` (without it `limits.all`) or the end of the
-stream: what is there then is its result.
-@function Conn:set_recv_buffer_wait
-@tparam ?number s seconds; 0 or `nil` for none, as a connection begins
-@waits never
-@raise what is no number
-@follows SetRecvBufferWait of gtcp
-*/
-static int l_set_recv_buffer_wait(lua_State *L) {
-  struct conn *c = check_conn(L, rt_of(L), 1);
-  luaL_checkany(L, 2);
-  double s = opt_seconds(L, 2, 0);
-  c->buffer_wait = s > 0 ? (float)s : 0;
-  return 0;
-}
-
-/* ---- facts ------------------------------------------------------------------------ */
-
-static int push_name(lua_State *L, bool peer) {
-  const struct conn *c = check_conn(L, rt_of(L), 1);
-  char text[ADDR_TEXT_MAX];
-  struct addr a;
-  conn_name(c, peer, &a);
-  lua_pushlstring(L, text, addr_print(&a, text));
-  if (a.kind == ADDR_PIPE || a.kind == ADDR_UNIX) return 1;
-  lua_pushlstring(L, text, addr_print_host(&a, text));
-  lua_pushinteger(L, a.port);
-  return 3;
-}
-
-/* conn:local_addr(), conn:remote_addr() -> "host:port", host, port */
-static int l_local_addr(lua_State *L) { return push_name(L, false); }
-static int l_remote_addr(lua_State *L) { return push_name(L, true); }
-
-/* conn:socket() -> descriptor, -1 once closed */
-static int l_socket(lua_State *L) {
-  struct conn *c = check_conn(L, rt_of(L), 1);
-  int fd = -1;
-  if (conn_is_open(c)) c->link->ops->option(c->link, LINK_FD, false, &fd);
-  lua_pushinteger(L, fd);
-  return 1;
-}
-
-static void set_number(lua_State *L, const char *name, lua_Integer n) {
-  lua_pushinteger(L, n);
-  lua_setfield(L, -2, name);
-}
-
-/* conn:stats() -> table */
-static int l_stats(lua_State *L) {
-  struct rt *rt = rt_of(L);
-  const struct conn *c = check_conn(L, rt, 1);
-  double now = turn_now(&rt->turn);
-  lua_createtable(L, 0, 7);
-  set_number(L, "bytes_in", (lua_Integer)c->bytes_in);
-  set_number(L, "bytes_out", (lua_Integer)c->bytes_out);
-  set_number(L, "messages_in", (lua_Integer)c->messages_in);
-  set_number(L, "messages_out", (lua_Integer)c->messages_out);
-  set_number(L, "unsent", (lua_Integer)conn_unsent(c));
-  lua_pushnumber(L, now - c->opened);
-  lua_setfield(L, -2, "age");
-  lua_pushnumber(L, now > c->last_active ? now - c->last_active : 0);
-  lua_setfield(L, -2, "idle");
-  return 1;
-}
-
-/* conn:set_framing(framing | nil) -> conn */
-static int l_set_framing(lua_State *L) {
-  check_conn(L, rt_of(L), 1);
-  luaL_checkany(L, 2);
-  if (!lua_isnil(L, 2)) check_framing(L, 2);
-  lconn_set_framing(L, 1, 2);
-  lua_settop(L, 1);
   return 1;
 }
 
@@ -361,31 +283,16 @@ static int l_tostring(lua_State *L) {
   return 1;
 }
 
-static const luaL_Reg methods[] = {{"close", l_close},
-                                   {"reset", l_reset},
-                                   {"close_write", l_close_write},
-                                   {"closed", l_closed},
-                                   {"set_deadline", l_set_deadline},
-                                   {"set_recv_deadline", l_set_recv_deadline},
-                                   {"set_send_deadline", l_set_send_deadline},
-                                   {"set_timeout", l_set_timeout},
-                                   {"set_idle_timeout", l_set_idle_timeout},
-                                   {"set_recv_buffer_wait", l_set_recv_buffer_wait},
-                                   {"set_framing", l_set_framing},
-                                   {"local_addr", l_local_addr},
-                                   {"remote_addr", l_remote_addr},
-                                   {"socket", l_socket},
-                                   {"stats", l_stats},
-                                   {"last_error", l_last_error},
-                                   {"strerror", l_strerror},
-                                   {"__tostring", l_tostring},
-                                   {"__close", l_scope_end},
-                                   {NULL, NULL}};
+static const luaL_Reg methods[] = {
+    {"close", l_close},         {"reset", l_reset},           {"close_write", l_close_write},
+    {"closed", l_closed},       {"last_error", l_last_error}, {"strerror", l_strerror},
+    {"__tostring", l_tostring}, {"__close", l_scope_end},     {NULL, NULL}};
 
 void lconn_register(lua_State *L, struct rt *rt) {
   rt_metatable(L, rt, CONN_NAME, methods, lconn_gc);
   rt->conn_metatable = lua_topointer(L, -1);
   lua_getfield(L, -1, "__index");
+  rt_setfuncs(L, rt, lfacts_methods);
   rt_setfuncs(L, rt, lrecv_methods);
   rt_setfuncs(L, rt, lsend_methods);
   rt_setfuncs(L, rt, lconnopt_methods);

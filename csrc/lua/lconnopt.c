@@ -200,8 +200,8 @@ lingering.  `recv_buffer`, `send_buffer`: bytes of the system's buffers; the sys
 them, and Linux reads back double.  `tos`: 0 to 255, the type of service, IPv6's traffic class.
 @function Conn:option
 @tparam string name the option
-@param[opt] value sets it; without, it is read
-@return the value; `true` when it was set
+@tparam[opt] any value sets it; without, it is read
+@treturn any the value; `true` when it was set
 @codes ECLOSED, ENOTSUP (a transport that has no such option: a pipe, or `nodelay` of a Unix
   socket), EINVAL (a value that the system refuses)
 @waits never

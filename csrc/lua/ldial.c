@@ -277,9 +277,9 @@ by every process that shares the socket.)  Where adopting fails, the descriptor 
 it was.  The connection counts as dialled, not as accepted.
 @function wire.adopt
 @tparam integer fd the descriptor
-@param[opt] opts `timeout` and `idle_timeout` (seconds, of each call as by `set_timeout` and
-  `set_idle_timeout`), `nodelay` (true), `keepalive` (true, false or `{idle=, interval=,
-  count=}`), `framing`, `limits`; a number is the `timeout`
+@tparam[opt] number|table opts `timeout` and `idle_timeout` (seconds, of each call as by
+  `set_timeout` and `set_idle_timeout`), `nodelay` (true), `keepalive` (true, false or `{idle=,
+  interval=, count=}`), `framing`, `limits`
 @treturn Conn the connection
 @codes EBADF (no descriptor), ENOTSOCK (a file), EPROTOTYPE (not a stream socket), ENOTCONN (not
   connected, or listening), EEXIST (a connection's already)
@@ -320,7 +320,22 @@ static int open_pair(lua_State *L, struct rt *rt, const struct conn_opts *o, int
   return 0;
 }
 
-/* pipe([opts]) -> Conn, Conn: connected in memory. opts: framing, limits */
+/***
+Makes two connections that are connected to each other, in memory.
+They have all methods, limits and deadlines of other connections, and need no system call. What
+each flush ends is received as a piece of its own, so that a test may choose the cuts.
+@function wire.pipe
+@tparam[opt] table opts `framing`, `limits`, of both ends
+@treturn Conn one end
+@treturn Conn the other, which counts as the accepted one
+@codes ENOMEM
+@waits never
+@follows net.Pipe of Go, with buffers
+@usage
+local a, b = wire.pipe()
+a:send "to the other end\n"
+print(b:recv_line())
+*/
 static int l_pipe(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn_opts o = conn_opts_default();

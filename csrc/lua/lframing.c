@@ -6,6 +6,18 @@
 
 #define FRAMING_NAME "lunewire.Framing"
 
+/***
+How a stream is cut into messages, which `recv_frame`, `frames` and `send_frame` speak.
+A framing is an option of whoever makes connections, or set by `conn:set_framing`. Those made here
+are cut in C, and no byte is looked at twice. One of your own is a table with two functions:
+
+ - `decode(bytes, eof)` is given what has come, and returns `message, consumed`; or `nil,
+   total_needed` if more is needed (the number may be left out); or `false, message, code`
+   if this can be no message, and then the stream has no next one
+ - `encode(message, opts)` returns what `conn:send` takes
+@type wire.framing
+*/
+
 /* ---- constructors ------------------------------------------------------------------ */
 
 struct framing_opts {
@@ -33,13 +45,25 @@ static void no_number(lua_State *L, int idx) {
   if (!lua_isnoneornil(L, idx)) luaL_checktype(L, idx, LUA_TTABLE);
 }
 
-/* framing.raw(): whatever is there */
+/***
+A message is whatever has come, at least one byte.
+@function wire.framing.raw
+@treturn Framing the framing
+@waits never
+*/
 static int l_raw(lua_State *L) {
   new_framing(L, FRAMING_RAW);
   return 1;
 }
 
-/* framing.line{max=, keep=} */
+/***
+A message is a line, without its newline; what is sent gets one.
+@function wire.framing.line
+@tparam[opt] table opts `max` (`limits.line`), `keep` (false): lines keep their newline, and what
+is sent with one gets no other
+@treturn Framing the framing
+@waits never
+*/
 static int l_line(lua_State *L) {
   static const struct opt keys[] = {OPTION(max, OPT_SIZE), OPTION(keep, OPT_BOOL), END};
   struct framing_opts fo = {0};
@@ -51,7 +75,14 @@ static int l_line(lua_State *L) {
   return 1;
 }
 
-/* framing.delimiter(bytes, {max=}) */
+/***
+A message ends with these bytes, which are taken off, and put behind what is sent.
+@function wire.framing.delimiter
+@tparam string bytes the exact bytes, at least one
+@tparam[opt] table opts `max` (`limits.line`)
+@treturn Framing the framing
+@waits never
+*/
 static int l_delimiter(lua_State *L) {
   static const struct opt keys[] = {OPTION(max, OPT_SIZE), END};
   struct framing_opts fo = {0};
@@ -69,7 +100,13 @@ static int l_delimiter(lua_State *L) {
   return 1;
 }
 
-/* framing.fixed(n) */
+/***
+Each message has the same length.
+@function wire.framing.fixed
+@tparam integer n bytes, at least 1
+@treturn Framing the framing
+@waits never
+*/
 static int l_fixed(lua_State *L) {
   size_t n = check_count(L, 1);
   luaL_argcheck(L, n > 0, 1, "at least 1");
@@ -94,7 +131,25 @@ static int64_t adjust_option(lua_State *L, int idx) {
   return n;
 }
 
-/* framing.length{size=, endian=, offset=, adjust=, includes_header=, strip=, max=} */
+/***
+A length stands before each message.
+The message is `offset + size + value + adjust` bytes long, with `includes_header` it is
+`value + adjust`. With `strip = 0` one sends and receives the whole message, header and all, and its
+length is filled in; with an `offset` and a strip, `send_frame(data, {head = ...})` gives what
+precedes the length.
+@function wire.framing.length
+@tparam[opt] table opts how the length looks:
+ - `size` (2): bytes of the length, 1, 2, 3, 4 or 8
+ - `endian` ("big"): or "little"
+ - `offset` (0): bytes before the length, at most 65536
+ - `adjust` (0): added to the length, may be negative
+ - `includes_header` (false): the length counts itself and what precedes it
+ - `strip` (`offset + size`): leading bytes that are dropped
+ - `max` (`limits.frame`): longer messages are refused
+@treturn Framing the framing
+@waits never
+@follows LengthFieldBasedFrameDecoder of Netty
+*/
 static int l_length(lua_State *L) {
   static const struct opt keys[] = {OPTION(size, OPT_INT),
                                     OPTION(offset, OPT_INT),

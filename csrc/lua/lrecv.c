@@ -1,12 +1,6 @@
-/* Receiving: every method is a framing and a way to hand the result over.
- * What this is not: where bytes come from (conn_take), where messages end (framing.c). */
-#include <math.h>
-#include <string.h>
-
+/* What scripts call to receive: every method is a framing and a way to hand the result over.
+ * What this is not: how such a call goes (recv.c). */
 #include "rt.h"
-
-/* How results look: nil, message, code | an iterator's end | a file's read */
-enum style { AS_METHOD, AS_ITERATOR, AS_FILE };
 
 /* ---- options ---------------------------------------------------------------------- */
 
@@ -18,169 +12,21 @@ static const struct opt pkg_keys[] = {OPT_TIMEOUT, OPT_MAX, OPT_HEADER, OPT_RETR
 
 static size_t limit(size_t max, size_t otherwise) { return max ? max : otherwise; }
 
-/* ---- the one way of receiving ----------------------------------------------------- */
+/***
+One call receives at a time; further callers stand in line, so that each gets a message of its own.
+Options of the calls, as far as an entry names them:
 
-static int recv_run(lua_State *L, struct rt *rt, struct op *o);
+ - `timeout`: seconds for the whole call; a number in the place of `opts` is this one
+ - `max`: limit of this call, in bytes, without the terminator
+ - `keep` (false): the terminator is part of the result, as it came
+ - `skip` (false): throws a message away that is longer than `max`, and receives the next
+ - `retry = {count=, interval=0.1}`: tries again after ETIMEDOUT only, going on where it stopped;
+   `timeout` is then that of one try
 
-struct op recv_op(struct conn *c, const char *what) {
-  return (struct op){.run = recv_run,
-                     .what = what,
-                     .q = &c->readers,
-                     .deadline = &c->recv_due,
-                     .timeout = c->timeout,
-                     .on = c,
-                     .outside = c->link && c->link->outside};
-}
-
-void recv_set_pkg(struct conn *c, struct framing *f, int header, size_t max) {
-  *f = (struct framing){.kind = FRAMING_LENGTH,
-                        .size = (uint8_t)header,
-                        .strip = (uint32_t)header,
-                        .max = limit(max, c->limits.frame)};
-}
-
-static bool has_terminator(const struct framing *f) {
-  return f->kind == FRAMING_LINE || f->kind == FRAMING_DELIMITER;
-}
-
-/* Between two messages of a connection whose server shuts down?  A reply is still awaited. */
-static bool is_drained(const struct op *o) {
-  const struct conn *c = o->on;
-  size_t n;
-  if (!c->draining || o->abandon) return false;
-  conn_input(c, &n);
-  return n == 0;
-}
-
-enum { SKIP_STEPS = 16 }; /* pieces of an over-long line thrown away in one go */
-
-/* Skipping can go on for as long as the peer sends: it gives way now and then. */
-static int recv_try(lua_State *L, struct rt *rt, struct op *o, struct message *m) {
-  struct conn *c = o->on;
-  int r = 0;
-  for (int step = 0;; step++) {
-    bool skips = has_terminator(&o->f) && c->skipping == o->f.kind;
-    if (skips && step >= SKIP_STEPS) {
-      if (op_expired(rt, o)) return ERR_TIMEDOUT;
-      if (op_give_way(L, rt, o)) return ERR_AGAIN;
-      step = 0;
-    }
-    r = skips ? conn_skip(c, &o->f) : conn_take(c, &o->f, m);
-    if (r == 0 && skips) continue;
-    if (r == ERR_AGAIN && is_drained(o)) return ERR_CLOSED;
-    if (r != ERR_MSGSIZE || !(o->skip || skips)) return r;
-    c->skipping = o->f.kind;
-  }
-}
-
-/* Something new is there, or nothing any more: this wait lasts for the buffer wait from now on,
- * within the call's time, which o->timeout holds since the first byte. */
-static void gather_on(struct rt *rt, struct op *o, size_t n) {
-  const struct conn *c = o->on;
-  double now = turn_now(&rt->turn), quiet = now + (double)c->buffer_wait;
-  if (o->f.count == 0) o->timeout = o->due != 0 ? o->due : now + o->timeout;
-  o->f.count = n;
-  o->due = n && quiet < o->timeout ? quiet : o->timeout;
-}
-
-/* r: what the try gave, at best what is there.  With a buffer wait it is all that comes until
- * the line is quiet, which is when the wait's time is over.  o->f.count: how much was there when
- * last looked at. */
-static int gather(struct rt *rt, struct op *o, struct message *m, int r) {
-  struct conn *c = o->on;
-  size_t n;
-  if (c->buffer_wait <= 0 || (r && r != ERR_AGAIN)) return r;
-  if (o->f.max == SIZE_MAX) o->f.max = c->limits.all;
-  const struct framing all = {.kind = FRAMING_ALL, .by_byte = true, .max = o->f.max};
-  if (r == 0) r = conn_take(c, &all, m);
-  conn_input(c, &n);
-  if (n != o->f.count) gather_on(rt, o, n);
-  if (r == ERR_AGAIN && n < o->f.max) return r;
-  return conn_take(c, &o->f, m);
-}
-
-/* Its time is over: what it has gathered is the message. */
-static int gathered(struct op *o, struct message *m) {
-  int r = o->f.count ? conn_take(o->on, &o->f, m) : ERR_TIMEDOUT;
-  return r == ERR_AGAIN ? ERR_TIMEDOUT : r;
-}
-
-/* A call that will not wait, or may not, still takes what the system has by now. */
-static void recv_begin(struct rt *rt, struct op *o) {
-  struct conn *c = o->on;
-  conn_begin(c, &o->f);
-  if (c->draining || o->timeout <= 0 ||
-      (c->recv_due != INFINITY && c->recv_due <= turn_now(&rt->turn)))
-    conn_try_link(c);
-}
-
-int recv_wait(lua_State *L, struct rt *rt, struct op *o, struct message *m) {
-  int r;
-  if (!o->waited) recv_begin(rt, o);
-  for (;;) {
-    bool mine = (r = op_turn(L, rt, o)) == 0;
-    if (mine) r = recv_try(L, rt, o, m);
-    if (mine && o->gathers) r = gather(rt, o, m, r);
-    if (r != ERR_AGAIN) break;
-    conn_want_input(o->on);
-    if ((r = op_wait(L, rt, o)) != 0) break;
-  }
-  if (r == ERR_TIMEDOUT && o->gathers) r = gathered(o, m);
-  if (r || !o->keeps_place) op_done(rt, o);
-  return r;
-}
-
-bool recv_push(lua_State *L, const struct op *o, const struct message *m) {
-  struct conn *c = o->on;
-  struct cut cut = m->cut;
-  uint64_t before = c->consumed;
-  bool peek = o->peek;
-  lua_pushlstring(L, m->base + cut.at, cut.len);
-  if (c->consumed != before) {
-    lua_pop(L, 1);
-    return false;
-  }
-  if (!peek) conn_took(c, &cut);
-  return true;
-}
-
-/* What had come of the message that the end cut off is handed over with the failure. */
-static int push_partial(lua_State *L, struct conn *c) {
-  size_t n;
-  const char *p = conn_input(c, &n);
-  if (n == 0) return 0;
-  lua_pushlstring(L, p, n);
-  conn_consume(c, n);
-  return 1;
-}
-
-static bool is_clean_end(const struct conn *c, int code) {
-  size_t n;
-  conn_input(c, &n);
-  return code == ERR_EOF && n == 0;
-}
-
-int recv_failed(lua_State *L, struct op *o, int code) {
-  struct conn *c = o->on;
-  bool clean = is_clean_end(c, code), partial = code == ERR_EOF && !o->peek;
-  c->recv_failure = (struct conn_failure){clean ? 0 : code, o->what};
-  if (o->style == AS_ITERATOR || (o->style == AS_FILE && clean)) {
-    c->failure = (struct conn_failure){code, o->what};
-    lua_pushnil(L);
-    return 1;
-  }
-  int n = conn_failed(L, c, o->what, code);
-  return n + (partial ? push_partial(L, c) : 0);
-}
-
-static int recv_run(lua_State *L, struct rt *rt, struct op *o) {
-  struct message m;
-  for (;;) {
-    int r = recv_wait(L, rt, o, &m);
-    if (r) return recv_failed(L, o, r);
-    if (recv_push(L, o, &m)) return 1;
-  }
-}
+An end of the stream inside a message is `nil, message, "EOF", partial`. What failed in the system
+comes with its code, ECONNRESET say, behind all bytes that came before it.
+@type Conn.receiving
+*/
 
 /* ---- by count --------------------------------------------------------------------- */
 
@@ -194,10 +40,10 @@ static int recv_count(lua_State *L, const char *what, bool peek) {
   o.peek = peek;
   o.f = (struct framing){
       .kind = FRAMING_FIXED, .by_byte = true, .count = n, .max = limit(ro.max, SIZE_MAX)};
-  return recv_run(L, rt, &o);
+  return recv_one(L, rt, &o);
 }
 
-static int recv_raw(lua_State *L, const char *what, int opts, size_t max, enum style style) {
+static int recv_raw(lua_State *L, const char *what, int opts, size_t max, enum recv_style style) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
   struct op o = recv_op(c, what);
@@ -207,27 +53,58 @@ static int recv_raw(lua_State *L, const char *what, int opts, size_t max, enum s
   o.gathers = max == 0;
   o.f = (struct framing){
       .kind = FRAMING_RAW, .by_byte = true, .max = limit(max ? max : ro.max, SIZE_MAX)};
-  return recv_run(L, rt, &o);
+  return recv_one(L, rt, &o);
 }
 
-/* conn:recv(n[, opts]): exactly n bytes. conn:recv([opts table]): what is there, at least one.
- * opts: timeout, retry, max */
+/***
+Receives exactly n bytes; without a count whatever has come, at least one byte.
+@function Conn:recv
+@tparam[opt] integer n bytes, 0 or more, with no limit but `max`
+@tparam[opt] number|table opts `timeout`, `max`, `retry`
+@treturn string the bytes
+@codes EOF, ETIMEDOUT, EMSGSIZE (more than `max`), ECLOSED
+@waits until they have come
+@raise if n is nil: only `recv()` and `recv{...}` do without
+*/
 static int l_recv(lua_State *L) {
   if (lua_isnone(L, 2) || lua_istable(L, 2)) return recv_raw(L, "recv", 2, 0, AS_METHOD);
   return recv_count(L, "recv", false);
 }
 
-/* conn:peek(n[, opts]): n bytes, left where they are */
+/***
+Waits for n bytes, and leaves them where they are.
+@function Conn:peek
+@tparam integer n bytes
+@tparam[opt] number|table opts `timeout`, `max`, `retry`
+@treturn string the bytes
+@codes EOF, ETIMEDOUT, EMSGSIZE (more than `max`), ECLOSED
+@waits until they have come
+*/
 static int l_peek(lua_State *L) { return recv_count(L, "peek", true); }
 
-/* conn:recv_some(max[, opts]): at least one byte, at most max. opts: timeout, retry */
+/***
+Receives what has come, at least one byte and at most so many.
+@function Conn:recv_some
+@tparam integer max bytes, at least 1
+@tparam[opt] number|table opts `timeout`, `retry`
+@treturn string the bytes
+@codes EOF, ETIMEDOUT, ECLOSED
+@waits until something has come
+@follows net.Conn.Read of Go
+*/
 static int l_recv_some(lua_State *L) {
   size_t max = check_count(L, 2);
   luaL_argcheck(L, max > 0, 2, "at least 1");
   return recv_raw(L, "recv_some", 3, max, AS_METHOD);
 }
 
-/* conn:recv_now(): what is buffered, "" if nothing; never waits */
+/***
+Receives what has come by now.
+@function Conn:recv_now
+@treturn string the bytes, "" if there are none
+@codes EOF, ECLOSED
+@waits never
+*/
 static int l_recv_now(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
@@ -246,7 +123,14 @@ static int l_recv_now(lua_State *L) {
   return 1;
 }
 
-/* conn:unread(data): puts data in front of what is buffered -> true */
+/***
+Puts bytes in front of what the next call receives.
+@function Conn:unread
+@tparam string data the bytes
+@treturn boolean true
+@codes ECLOSED, ENOMEM
+@waits never
+*/
 static int l_unread(lua_State *L) {
   struct conn *c = check_conn(L, rt_of(L), 1);
   size_t n;
@@ -258,7 +142,12 @@ static int l_unread(lua_State *L) {
   return 1;
 }
 
-/* conn:buffered() -> bytes there now */
+/***
+How much has been received from the system and not yet by a call.
+@function Conn:buffered
+@treturn integer bytes
+@waits never
+*/
 static int l_buffered(lua_State *L) {
   size_t n;
   conn_input(check_conn(L, rt_of(L), 1), &n);
@@ -268,7 +157,7 @@ static int l_buffered(lua_State *L) {
 
 /* ---- by line, delimiter, package, frame ------------------------------------------- */
 
-static int recv_line(lua_State *L, int opts, enum style style) {
+static int recv_line(lua_State *L, int opts, enum recv_style style) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
   struct op o = recv_op(c, style == AS_METHOD ? "recv_line" : "lines");
@@ -280,14 +169,28 @@ static int recv_line(lua_State *L, int opts, enum style style) {
                          .keep = ro.keep,
                          .last = style == AS_ITERATOR,
                          .max = limit(ro.max, c->limits.line)};
-  return recv_run(L, rt, &o);
+  return recv_one(L, rt, &o);
 }
 
-/* conn:recv_line([opts]): a line without its \n or \r\n. opts: timeout, retry, max, keep, skip */
+/***
+Receives a line, without its newline, which is LF or CR LF.
+@function Conn:recv_line
+@tparam[opt] number|table opts `timeout`, `max` (`limits.line`), `retry`, `keep`, `skip`
+@treturn string the line
+@codes EOF, ETIMEDOUT, EMSGSIZE (longer than `max`, nothing is consumed), ECLOSED
+@waits until the line is complete
+*/
 static int l_recv_line(lua_State *L) { return recv_line(L, 2, AS_METHOD); }
 
-/* conn:recv_until(delimiter[, opts]): up to the exact bytes, consumed but not returned.
- * opts: timeout, retry, max, keep, skip */
+/***
+Receives up to a delimiter, which is consumed and not returned.
+@function Conn:recv_until
+@tparam string delimiter the exact bytes, at least one
+@tparam[opt] number|table opts `timeout`, `max` (`limits.line`), `retry`, `keep`, `skip`
+@treturn string what precedes it
+@codes EOF, ETIMEDOUT, EMSGSIZE (longer than `max`, nothing is consumed), ECLOSED
+@waits until the delimiter has come
+*/
 static int l_recv_until(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
@@ -300,10 +203,10 @@ static int l_recv_until(lua_State *L) {
   o.skip = ro.skip;
   o.f.keep = ro.keep;
   o.f.max = limit(ro.max, c->limits.line);
-  return recv_run(L, rt, &o);
+  return recv_one(L, rt, &o);
 }
 
-static int recv_pkg(lua_State *L, int opts, enum style style) {
+static int recv_pkg(lua_State *L, int opts, enum recv_style style) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
   struct op o = recv_op(c, style == AS_METHOD ? "recv_pkg" : "pkgs");
@@ -311,17 +214,25 @@ static int recv_pkg(lua_State *L, int opts, enum style style) {
   o.timeout = ro.timeout;
   o.style = (uint8_t)style;
   recv_set_pkg(c, &o.f, ro.header, ro.max);
-  return recv_run(L, rt, &o);
+  return recv_one(L, rt, &o);
 }
 
-/* conn:recv_pkg([opts]): one package. opts: timeout, retry, max, header */
+/***
+Receives a package: a length, big-endian, then that many bytes.
+@function Conn:recv_pkg
+@tparam[opt] number|table opts `timeout`, `max` (`limits.frame`), `retry`, `header` (2): bytes of
+the length, 1 to 4
+@treturn string the data, "" if the package is empty
+@codes EOF, ETIMEDOUT, EMSGSIZE (longer than `max`), EPROTO (one before was), ECLOSED
+@waits until the package is complete
+*/
 static int l_recv_pkg(lua_State *L) { return recv_pkg(L, 2, AS_METHOD); }
 
 static size_t frame_limit(const struct conn *c, const struct framing *f) {
-  return has_terminator(f) ? c->limits.line : c->limits.frame;
+  return recv_has_terminator(f) ? c->limits.line : c->limits.frame;
 }
 
-static int recv_frame(lua_State *L, int opts, enum style style) {
+static int recv_frame(lua_State *L, int opts, enum recv_style style) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
   struct op o = recv_op(c, style == AS_METHOD ? "recv_frame" : "frames");
@@ -334,10 +245,19 @@ static int recv_frame(lua_State *L, int opts, enum style style) {
   o.f.last = style == AS_ITERATOR;
   o.f.max =
       limit(ro.max, limit(o.f.max, o.f.kind == FRAMING_RAW ? SIZE_MAX : frame_limit(c, &o.f)));
-  return recv_run(L, rt, &o);
+  return recv_one(L, rt, &o);
 }
 
-/* conn:recv_frame([opts]): one message of the connection's framing. opts: timeout, retry, max */
+/***
+Receives one message of the connection's framing.
+@function Conn:recv_frame
+@tparam[opt] number|table opts `timeout`, `max` (the framing's, or of `limits`), `retry`
+@treturn any the message: a string, or what a framing in Lua makes of it
+@codes EOF, ETIMEDOUT, EMSGSIZE (longer than `max`), EPROTO (it can be no message, or one before was
+too long), ECLOSED, and those of a framing in Lua
+@waits until the message is complete
+@raise without a framing
+*/
 static int l_recv_frame(lua_State *L) { return recv_frame(L, 2, AS_METHOD); }
 
 /* ---- as a file -------------------------------------------------------------------- */
@@ -371,7 +291,7 @@ static int read_end(lua_State *L, struct op *o) {
     lua_pushliteral(L, "");
     return 1;
   }
-  return o->f.kind == FRAMING_FIXED && !o->peek ? push_partial(L, c) : 0;
+  return o->f.kind == FRAMING_FIXED && !o->peek ? recv_push_partial(L, c) : 0;
 }
 
 /* Each format's result is pushed; the first that fails ends the call. */
@@ -390,7 +310,15 @@ static int read_run(lua_State *L, struct rt *rt, struct op *o) {
   return o->args - 1;
 }
 
-/* conn:read(formats...): as a Lua file: "l", "L", "a", a count, each also with "*" */
+/***
+Reads as from a Lua file: the same formats, and nil alone at the end.
+@function Conn:read
+@tparam[opt="l"] string|integer ... "l", "L", "a" (at most `limits.all`) or a count, also with "*"
+@treturn string|nil one result for each format, up to the first that fails
+@codes ETIMEDOUT, EMSGSIZE, ECLOSED
+@waits until the formats are satisfied
+@follows file:read of Lua
+*/
 static int l_read(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct op o = recv_op(check_conn(L, rt, 1), "read");
@@ -406,13 +334,13 @@ static int l_read(lua_State *L) {
 
 /* ---- iterators: next(conn), with the options as upvalue 2 -------------------------- */
 
-static int next_with(lua_State *L, int (*recv)(lua_State *, int, enum style)) {
+static int next_with(lua_State *L, int (*recv)(lua_State *, int, enum recv_style)) {
   lua_settop(L, 1);
   lua_pushvalue(L, lua_upvalueindex(2));
   return recv(L, 2, AS_ITERATOR);
 }
 
-static int recv_chunk(lua_State *L, int opts, enum style style) {
+static int recv_chunk(lua_State *L, int opts, enum recv_style style) {
   return recv_raw(L, "chunks", opts, 0, style);
 }
 
@@ -436,11 +364,44 @@ static int iterate(lua_State *L, lua_CFunction next, const struct opt *keys) {
   return 2;
 }
 
-/* for line in conn:lines([opts]) and so on: they end at EOF and at any failure; last_error()
- * tells which */
+/***
+Iterates over lines; the last one may lack its newline.
+@function Conn:lines
+@tparam[opt] number|table opts as of `recv_line`, for each line
+@treturn function the iterator; it ends at EOF and at any failure, see `last_error`
+@treturn Conn what it iterates over
+@waits never; the iterator does until the line is complete
+*/
 static int l_lines(lua_State *L) { return iterate(L, next_line, line_keys); }
+
+/***
+Iterates over packages.
+@function Conn:pkgs
+@tparam[opt] number|table opts as of `recv_pkg`, for each package
+@treturn function the iterator; it ends at EOF and at any failure, see `last_error`
+@treturn Conn what it iterates over
+@waits never; the iterator does until the package is complete
+*/
 static int l_pkgs(lua_State *L) { return iterate(L, next_pkg, pkg_keys); }
+
+/***
+Iterates over the messages of the connection's framing.
+@function Conn:frames
+@tparam[opt] number|table opts as of `recv_frame`, for each message
+@treturn function the iterator; it ends at EOF and at any failure, see `last_error`
+@treturn Conn what it iterates over
+@waits never; the iterator does until the message is complete
+*/
 static int l_frames(lua_State *L) { return iterate(L, next_frame, plain_keys); }
+
+/***
+Iterates over whatever comes, piece by piece, as `recv()` receives it.
+@function Conn:chunks
+@tparam[opt] number|table opts `timeout`, `max`, `retry`, for each piece
+@treturn function the iterator; it ends at EOF and at any failure, see `last_error`
+@treturn Conn what it iterates over
+@waits never; the iterator does until something has come
+*/
 static int l_chunks(lua_State *L) { return iterate(L, next_chunk, plain_keys); }
 
 static void set_iterator(lua_State *L, struct rt *rt, const char *name, lua_CFunction iterator,

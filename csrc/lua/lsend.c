@@ -86,6 +86,16 @@ static bool is_options(lua_State *L, int idx) {
   return named;
 }
 
+/***
+All or nothing: a call accepts all its bytes or none, and they leave in one piece.
+It does not wait for the network. What a task sends leaves together, at the latest when the loop
+next turns; at once past 64 KiB, and outside a task. With `limits.high_water` (256 KiB) or more
+unsent it first waits for room: a failure there has accepted nothing, so that trying again sends no
+byte twice, and `retry = {count=, interval=0.1}` does so after ETIMEDOUT. A write that fails later
+is returned by every following `send`, `flush` and `close`.
+@type Conn.sending
+*/
+
 /* ---- the one way of sending -------------------------------------------------------- */
 
 static const struct opt send_keys[] = {OPT_TIMEOUT, OPT_RETRY, OPT_END};
@@ -165,7 +175,15 @@ static int send_run(lua_State *L, struct rt *rt, struct op *o) {
   return 1;
 }
 
-/* conn:send(values...[, opts]) -> bytes accepted. opts: timeout, retry */
+/***
+Sends strings, numbers and lists of them, nested or not, as one uninterrupted write.
+@function Conn:send
+@tparam[opt] string|number|table ... what to send
+@tparam[opt] table opts a last table with string keys: `timeout`, `retry`
+@treturn integer bytes accepted: all
+@codes ETIMEDOUT, ECLOSED, EPIPE, ECONNRESET
+@waits until less than `limits.high_water` bytes are unsent
+*/
 static int l_send(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
@@ -177,7 +195,14 @@ static int l_send(lua_State *L) {
   return send_run(L, rt, &o);
 }
 
-/* conn:try_send(values...) -> bytes accepted | nil, message, "EAGAIN" */
+/***
+Sends all of it at once, or nothing: a slow peer holds nobody up.
+@function Conn:try_send
+@tparam[opt] string|number|table ... what to send
+@treturn integer bytes accepted: all
+@codes EAGAIN (it would have to wait), ECLOSED, EPIPE, ECONNRESET
+@waits never
+*/
 static int l_try_send(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
@@ -192,7 +217,15 @@ static int l_try_send(lua_State *L) {
   return 1;
 }
 
-/* conn:write(values...) -> the connection */
+/***
+Sends as a Lua file writes.
+@function Conn:write
+@tparam[opt] string|number|table ... what to send
+@treturn Conn the connection
+@codes ETIMEDOUT, ECLOSED, EPIPE, ECONNRESET
+@waits until less than `limits.high_water` bytes are unsent
+@follows file:write of Lua
+*/
 static int l_write(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct op o = send_op(check_conn(L, rt, 1), "write", lua_gettop(L));
@@ -225,7 +258,14 @@ static int flush_run(lua_State *L, struct rt *rt, struct op *o) {
   return 1;
 }
 
-/* conn:flush([timeout]) -> true once everything sent has been handed to the system */
+/***
+Waits until everything sent has been handed to the system.
+@function Conn:flush
+@tparam[opt] number timeout seconds
+@treturn boolean true
+@codes ETIMEDOUT, ECLOSED, EPIPE, ECONNRESET
+@waits until then
+*/
 static int l_flush(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
@@ -237,7 +277,15 @@ static int l_flush(lua_State *L) {
 
 /* ---- messages --------------------------------------------------------------------- */
 
-/* conn:send_pkg(data[, opts]) -> bytes accepted. opts: timeout, retry, header, max */
+/***
+Sends a package: the length of the data, big-endian, and the data.
+@function Conn:send_pkg
+@tparam string data the data, may be empty
+@tparam[opt] number|table opts `timeout`, `retry`, `max`, `header` (2): bytes of the length, 1 to 4
+@treturn integer bytes accepted, header included
+@codes EMSGSIZE (the length does not fit, or is over `max`), ETIMEDOUT, ECLOSED, EPIPE, ECONNRESET
+@waits until less than `limits.high_water` bytes are unsent
+*/
 static int l_send_pkg(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
@@ -267,7 +315,18 @@ static double codec_timeout(lua_State *L, const struct conn *c) {
   return opts_retry(L, 3, timeout);
 }
 
-/* conn:send_frame(data[, opts]) -> bytes accepted. opts: timeout, retry, max, head */
+/***
+Sends one message in the connection's framing.
+@function Conn:send_frame
+@tparam any data a string, or what the `encode` of a framing in Lua takes
+@tparam[opt] number|table opts `timeout`, `retry`, `max`, `head` (what precedes a length field); a
+framing in Lua gets them all
+@treturn integer bytes accepted, with what the framing adds
+@codes EMSGSIZE, EPROTO (this framing cannot carry it: a line with a newline inside), ETIMEDOUT,
+ECLOSED, EPIPE, ECONNRESET
+@waits until less than `limits.high_water` bytes are unsent
+@raise without a framing
+*/
 static int l_send_frame(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
@@ -332,7 +391,17 @@ static int exchange_run(lua_State *L, struct rt *rt, struct op *o) {
   }
 }
 
-/* conn:send_recv(data, n[, opts]) -> n bytes of reply. opts: timeout, retry, max */
+/***
+Sends a request and receives its reply of n bytes, whoever else uses the connection meanwhile.
+@function Conn:send_recv
+@tparam string|number|table data the request, as `send` takes it
+@tparam integer n bytes of the reply
+@tparam[opt] number|table opts `timeout` of both halves together, `retry`, `max`
+@treturn string the reply
+@codes as of `send` and `recv`, EPROTO (an earlier call failed after it had sent: its reply is still
+to come, and would be taken for ours)
+@waits until the reply is complete
+*/
 static int l_send_recv(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
@@ -348,7 +417,15 @@ static int l_send_recv(lua_State *L) {
   return exchange_run(L, rt, &o);
 }
 
-/* conn:send_recv_pkg(data[, opts]) -> the reply's package. opts: timeout, retry, header, max */
+/***
+Sends a package and receives the package that answers it.
+@function Conn:send_recv_pkg
+@tparam string data the request's data
+@tparam[opt] number|table opts `timeout` of both halves together, `retry`, `max`, `header` (2)
+@treturn string the reply's data
+@codes as of `send_pkg` and `recv_pkg`, EPROTO (an earlier reply is still to come)
+@waits until the reply is complete
+*/
 static int l_send_recv_pkg(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);

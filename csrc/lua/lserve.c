@@ -182,24 +182,28 @@ static void on_pause(struct server *s, int code) {
   job_queue(s->turn, &lserver_of(s)->settle_job);
 }
 
-/* Protected: garbage may hold descriptors; once, until accepting succeeds again. */
-static int note_exhaustion(lua_State *L) {
+/* Protected: garbage may hold descriptors.  Once, until accepting succeeds again. */
+static int collect(lua_State *L) {
   struct lserver *ls = lua_touserdata(L, 1);
+  ls->collected = true;
+  lua_gc(L, LUA_GCCOLLECT);
+  return 0;
+}
+
+static void complain(const struct lserver *ls) {
   char text[ADDR_TEXT_MAX];
   addr_print(&ls->s.listeners[0].at, text);
   fprintf(stderr, "lunewire: accept %s: %s; accepting rests while %u connections are open\n", text,
           err_text(ls->pause_code), ls->alive);
-  if (!ls->collected) lua_gc(L, LUA_GCCOLLECT);
-  ls->collected = true;
-  return 0;
 }
 
 static void deal_with_pause(struct lserver *ls) {
   double now = turn_now(&ls->rt->turn);
   if (ls->pause_code && now - ls->noted >= 1) {
     ls->noted = now;
-    rt_protect(ls->rt->driver, note_exhaustion, ls);
+    complain(ls);
   }
+  if (ls->pause_code && !ls->collected) rt_protect(ls->rt->driver, collect, ls);
   ls->pause_code = 0;
 }
 

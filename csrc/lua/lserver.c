@@ -79,7 +79,7 @@ static int l_accept(lua_State *L) {
 Treats a connection, a pipe's end say, as one that the server accepted.
 It passes on_accept and is handled in a task of its own.
 @function Server:handle
-@tparam Conn conn
+@tparam Conn conn the connection
 @treturn Task the handler's
 @codes ECLOSED (the connection or the server is closed), ECONNREFUSED (on_accept refused it)
 @waits never

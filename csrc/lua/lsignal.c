@@ -25,14 +25,15 @@ static struct rt *rt_of_quit(struct quit *q) {
   return (struct rt *)(void *)((char *)q - offsetof(struct rt, quit));
 }
 
-/* Nobody will come to a second one by way of the loop: it may be busy. */
+/* A second signal of either kind meets the system's default action, for the loop may be busy: the
+ * first gave its own place up, and the other one's is given up here. */
 static void on_quit(struct signal_watch *w) {
   struct quit *q = w->owner;
-  if (q->begun)
-    raise(quit_signals[w - q->watches]);
-  else
-    job_queue(&rt_of_quit(q)->turn, &q->job);
+  int other = w == &q->watches[0];
+  if (q->begun) return;
   q->begun = true;
+  if (!q->replaced[other]) signal(quit_signals[other], SIG_DFL);
+  job_queue(&rt_of_quit(q)->turn, &q->job);
 }
 
 /* Protected: quit.lua's function in a task of its own. */

@@ -6,7 +6,16 @@
 
 static struct task *check_task(lua_State *L, int idx) { return luaL_checkudata(L, idx, TASK_NAME); }
 
-/* wire.spawn(fn, ...) -> Task */
+/***
+Starts a task: a function that runs beside the others.
+It is queued, and first runs after the caller waits or ends. A task that nothing refers to lives
+until it ends; an error in one that nobody joins goes to `wire.on_error`.
+@function wire.spawn
+@tparam function fn what the task runs, or something callable
+@tparam[opt] any ... its arguments
+@treturn Task the task
+@waits never
+*/
 static int l_spawn(lua_State *L) {
   check_callable(L, 1);
   task_spawn(L, rt_of(L), lua_gettop(L) - 1, 0);
@@ -58,7 +67,18 @@ static int join_run(lua_State *L, struct rt *rt, struct op *o) {
   return task_ended(t) ? push_end(L, t) : push_failure(L, "join", NULL, NULL, r);
 }
 
-/* task:join([timeout]) -> true, results... | nil, message, code[, error value] */
+/***
+Waits until the task has ended, and hands over its results.
+A task may be joined by several tasks, and again after its end.
+@function Task:join
+@tparam[opt=math.huge] number timeout seconds
+@treturn boolean true
+@treturn any the results of the task's function, however many
+@codes ETIMEDOUT, ECANCELED, EERROR (the message is the traceback, and the error value is a fourth
+result)
+@waits until the task has ended
+@raise in the task itself
+*/
 static int l_join(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct task *t = check_task(L, 1);
@@ -73,7 +93,14 @@ static int l_join(lua_State *L) {
 
 /* ---- cancel, status --------------------------------------------------------------- */
 
-/* task:cancel() -> true, or false if it has ended already */
+/***
+Cancels the task: the call in which it waits raises `wire.CANCELED`.
+So does from then on each call that would have to wait; calls that need not wait still work, and
+`<close>` variables are closed. A task that has not begun never runs.
+@function Task:cancel
+@treturn boolean true, or false if it has ended already
+@waits never
+*/
 static int l_cancel(lua_State *L) {
   struct task *t = check_task(L, 1);
   bool alive = !task_ended(t);
@@ -85,6 +112,12 @@ static int l_cancel(lua_State *L) {
   return 1;
 }
 
+/***
+What the task is doing.
+@function Task:status
+@treturn string "ready", "running", "waiting", "done", "failed" or "canceled"
+@waits never
+*/
 static int l_status(lua_State *L) {
   static const char *const names[] = {"ready", "running", "waiting", "done", "failed", "canceled"};
   const struct task *t = check_task(L, 1);
@@ -117,7 +150,13 @@ static int sleep_run(lua_State *L, struct rt *rt, struct op *o) {
   return r == 0 || r == ERR_TIMEDOUT ? 0 : push_failure(L, "sleep", NULL, NULL, r);
 }
 
-/* wire.sleep(s) */
+/***
+Lets the others run for a while.
+`sleep(0)` lets every ready task run once.
+@function wire.sleep
+@tparam number s seconds
+@waits until then
+*/
 static int l_sleep(lua_State *L) {
   struct rt *rt = rt_of(L);
   luaL_checknumber(L, 1);
@@ -127,7 +166,12 @@ static int l_sleep(lua_State *L) {
   return sleep_run(L, rt, &o);
 }
 
-/* wire.now() -> seconds */
+/***
+The time on the monotonic clock, to which all absolute times refer.
+@function wire.now
+@treturn number seconds since some moment in the past
+@waits never
+*/
 static int l_now(lua_State *L) {
   lua_pushnumber(L, turn_now(&rt_of(L)->turn));
   return 1;
@@ -165,7 +209,23 @@ static int run_main_task(lua_State *L, struct rt *rt) {
   return luaL_error(L, "deadlock: the main task waits for what nothing can bring any more");
 }
 
-/* wire.run([fn, ...]) -> the results of fn */
+/***
+Runs the loop: tasks, servers and timers.
+With a function it runs that as the main task and returns when it has ended. Without, it returns
+when nothing is left that could still happen: no server, timer, lookup, closing connection, nor a
+task that waits for any of them; idle connections and tasks that wait only for each other do not
+keep it. Meanwhile SIGINT and SIGTERM shut every server down gracefully (`drain_timeout`), then
+cancel the tasks that are left; a second signal ends the process at once. Without servers they
+cancel the main task.
+@function wire.run
+@tparam[opt] function fn the main task
+@tparam[opt] any ... its arguments
+@treturn any the results of the function, however many
+@waits until that end, or `wire.stop`
+@raise inside a task or another run, the error of the function, or "deadlock: ..." if the function
+waits for what nothing can bring any more
+@follows asyncio.run of Python
+*/
 static int l_run(lua_State *L) {
   struct rt *rt = rt_of(L);
   if (rt_in_task(rt) || rt->driver)
@@ -192,13 +252,23 @@ static int l_tasks(lua_State *L) {
   return 1;
 }
 
-/* wire.stop() */
+/***
+Makes `wire.run` return; tasks stay as they are, and go on when the loop is run again.
+@function wire.stop
+@waits never
+*/
 static int l_stop(lua_State *L) {
   rt_of(L)->stopped = true;
   return 0;
 }
 
-/* wire.on_error(fn | nil) */
+/***
+Sets where the error of a task goes that nobody is joining.
+It never ends the process or the loop. Without it the traceback goes to standard error.
+@function wire.on_error
+@tparam function|nil fn `fn(err, traceback, task)`; nil: standard error again
+@waits never
+*/
 static int l_on_error(lua_State *L) {
   struct rt *rt = rt_of(L);
   luaL_checkany(L, 1);
@@ -215,7 +285,11 @@ static int canceled_tostring(lua_State *L) {
   return 1;
 }
 
-/* wire.CANCELED is a value of its own kind, so that nothing else equals it. */
+/***
+What a cancelled task's waiting calls raise: a value of its own kind, which nothing else equals.
+`pcall` can catch it, and `tostring` tells what it is; the next waiting call raises it again.
+@value wire.CANCELED
+*/
 static void set_canceled(lua_State *L) {
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, &canceled_key) != LUA_TNIL) { /* of an earlier require */
     lua_setfield(L, -2, "CANCELED");

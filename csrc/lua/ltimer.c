@@ -118,8 +118,12 @@ static void timer_run(struct job *j) {
 
 /* ---- methods ---------------------------------------------------------------------- */
 
-/* timer:cancel() -> true, or false if it was over; a run under way goes on, one that has not
- * begun never does */
+/***
+Cancels the timer: a run under way goes on, one that has not begun never does.
+@function Timer:cancel
+@treturn boolean true, or false if it was over already
+@waits never
+*/
 static int l_cancel(lua_State *L) {
   struct ltimer *lt = luaL_checkudata(L, 1, TIMER_NAME);
   bool active = drop_run(lt) || lt->active;
@@ -207,10 +211,28 @@ static double check_interval(lua_State *L, int idx) {
   return s;
 }
 
-/* after(s, fn, ...) -> Timer */
+/***
+Runs a function once, in a task of its own, when some time has passed.
+@function wire.after
+@tparam number s seconds
+@tparam function fn what to run; it may wait
+@tparam[opt] any ... its arguments
+@treturn Timer to cancel it
+@waits never
+*/
 static int l_after(lua_State *L) { return start(L, NULL, 2, check_delay(L, 1), false); }
 
-/* every(s, fn, ...) -> Timer; s > 0 */
+/***
+Runs a function again and again, each time in a task of its own.
+A run that is not over when the next one is due makes that one fall out; an error ends its run
+alone.
+@function wire.every
+@tparam number s seconds from one beat to the next, more than zero
+@tparam function fn what to run; it may wait
+@tparam[opt] any ... its arguments
+@treturn Timer to cancel it
+@waits never
+*/
 static int l_every(lua_State *L) { return start(L, NULL, 2, check_interval(L, 1), true); }
 
 /***
@@ -223,7 +245,7 @@ or an argument that refers to the connection does, for as long as the timer is a
 @function Conn:after
 @tparam number s seconds
 @tparam function fn runs in a task of its own and may wait
-@param[opt] ... its arguments, and all of them: the connection is not among them
+@tparam[opt] any ... its arguments, and all of them: the connection is not among them
 @treturn Timer over from the beginning if the connection is closed already
 @waits never
 @raise a wrong type
@@ -241,7 +263,7 @@ As `wire.every`, but cancelled as `Conn:after` is: a heartbeat that ends with it
 @tparam number s seconds, more than 0
 @tparam function fn runs in a task of its own and may wait; a beat is skipped while the last run
   goes on, and an error does not end the timer
-@param[opt] ... its arguments, and all of them
+@tparam[opt] any ... its arguments, and all of them
 @treturn Timer over from the beginning if the connection is closed already
 @waits never
 @raise a wrong type, an interval of 0

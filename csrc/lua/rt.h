@@ -43,7 +43,7 @@ struct op {
   bool gathers;                 /* receiving: what is there, with the connection's buffer wait */
   bool as_file;                 /* sending: the result is the connection, as of a Lua file */
   bool framed;                  /* sending: one message of f */
-  uint8_t style;                /* receiving: what the results look like (lrecv.c) */
+  uint8_t style;                /* receiving: enum recv_style */
 };
 
 struct waiter {
@@ -227,7 +227,7 @@ int check_address(lua_State *L, int idx, char host[ADDR_HOST_MAX], uint16_t *por
 /* [-0, +3] nil, "what who: text", "CODE" -> 3.  who or detail may be NULL. */
 int push_failure(lua_State *L, const char *what, const char *who, const char *detail, int code);
 
-/* ---- lconn.c, lconnopt.c, lrecv.c, lsend.c, lframing.c --------------------------------------- */
+/* ---- lconn.c, lfacts.c, lconnopt.c, lrecv.c, lsend.c, lframing.c ----------------------- */
 
 enum { CONN_FRAMING = 1, CONN_SERVER, CONN_VALUES = CONN_SERVER }; /* user values */
 
@@ -282,8 +282,17 @@ void check_framing(lua_State *L, int idx);
 /* The C framing at idx, or NULL if it is one in Lua. */
 const struct framing *to_framing(lua_State *L, int idx);
 
-/* ---- receiving, as lsend.c and the iterators need it */
+/* ---- receiving: recv.c */
 
+/* How results look: nil, message, code | an iterator's end | a file's read */
+enum recv_style { AS_METHOD, AS_ITERATOR, AS_FILE };
+
+static inline bool recv_has_terminator(const struct framing *f) {
+  return f->kind == FRAMING_LINE || f->kind == FRAMING_DELIMITER;
+}
+
+/* The run of a call that receives one message. */
+int recv_one(lua_State *L, struct rt *rt, struct op *o);
 /* Waits for one message of o->f. 0: *m is it, not yet consumed; otherwise why not. In a task
  * that must wait it does not return. */
 int recv_wait(lua_State *L, struct rt *rt, struct op *o, struct message *m);
@@ -292,6 +301,8 @@ int recv_wait(lua_State *L, struct rt *rt, struct op *o, struct message *m);
 bool recv_push(lua_State *L, const struct op *o, const struct message *m);
 /* nil, message, code[, partial] as o->style wants it */
 int recv_failed(lua_State *L, struct op *o, int code);
+/* What had come of a message that the end of the stream cut off is handed over. [-0, +0 or +1] */
+int recv_push_partial(lua_State *L, struct conn *c);
 /* The op of a receiving call on c, with the connection's own timeout. */
 struct op recv_op(struct conn *c, const char *what);
 void recv_set_pkg(struct conn *c, struct framing *f, int header, size_t max);
@@ -303,7 +314,7 @@ int lframing_recv(lua_State *L, struct rt *rt, struct op *o, size_t max);
  * it has none. */
 void lframing_encode(lua_State *L, const char *what);
 
-extern const luaL_Reg lrecv_methods[], lsend_methods[], lfile_methods[];
+extern const luaL_Reg lfacts_methods[], lrecv_methods[], lsend_methods[], lfile_methods[];
 extern const luaL_Reg lconnopt_methods[], ltimer_methods[];
 /* The iterators, entered into the table at the top. */
 void lrecv_set_iterators(lua_State *L, struct rt *rt);

@@ -1,5 +1,51 @@
---- lunewire: networking for Lua 5.4 in straight, blocking style.
--- The public face: what the C core offers, under the names and habits that scripts use.
+--- Networking for Lua 5.4 in straight, blocking style.
+-- Calls that wait suspend the calling task, never the process; outside any task they run the loop
+-- until they are done. The public face: what the C core offers, under the names that scripts use.
+--
+-- ## Conventions
+--
+-- **Time** is seconds, with a fraction; absolute times are on the clock of `wire.now()`. **Sizes**
+-- are bytes.
+--
+-- **Addresses** are `"host:port"`, `"1.2.3.4:80"`, `"[::1]:80"`, `":80"` (listening: all
+-- interfaces, IPv4 and IPv6; connecting: this host), or a table `{host=, port=}`, whose host is
+-- only ever a name or an IP address. Port 0 asks the system for a free one.
+--
+-- **Failures** of the world are `nil, message, code`. The message is for people and says what was
+-- being done and to whom; the code is for programs. An entry without codes does not fail.
+--
+-- | code | meaning |
+-- |---|---|
+-- | `EOF` | the peer ended its side in an orderly way |
+-- | `ETIMEDOUT` | a timeout or deadline of ours passed; no byte is lost |
+-- | `ECLOSED` | this side closed the object, or it is shutting down |
+-- | `EMSGSIZE` | a line, frame or package over its limit |
+-- | `EPROTO` | bytes that the framing cannot be, or a stream whose next message is unknown |
+-- | `EAGAIN` | a call that never waits would have had to |
+-- | `ECONNREFUSED`, `ENOTFOUND` | nobody listens there; there is no such host |
+-- | `ECONNRESET`, `EPIPE` | the peer has ended the connection, and takes nothing any more |
+-- | `ECONNABORTED` | the system gave up on an established connection |
+-- | `EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES` | listening: taken, not of this host, not allowed |
+-- | `EINVAL` | what was given is no address, or nothing that the system can do |
+-- | `EMFILE`, `ENOMEM` | no descriptor or memory is left |
+-- | `ETLS` | a TLS failure that is not about a certificate; a truncated stream is one |
+-- | `ECERT` | this side rejected the peer's certificate, or it sent none |
+-- | `EERROR` | (of `join`) the task died of a Lua error |
+-- | `ECANCELED` | (of `join`) the task was cancelled |
+-- | others | the system's own names, as libuv gives them |
+--
+-- **Misuse** raises an error that says what to do instead: a wrong type, a negative count, an
+-- unknown option, a wait where Lua cannot yield (inside `table.sort`, a plain coroutine, a
+-- finalizer). Only what is beyond that is said under "Raises". A call that has to wait in a
+-- cancelled task raises `wire.CANCELED`; one outside any task that nothing could ever wake raises
+-- "deadlock: ...".
+--
+-- **Options** come last, before a trailing handler, in one table whose keys are all checked. Where
+-- a call has a `timeout` among them, a plain number in that place is it.
+--
+-- **Timeouts are budgets**: one covers the whole call, and never replaces a deadline that was set:
+-- the earlier wins. Zero or less takes what is possible without waiting, `math.huge` is none. What
+-- has come satisfies a call even past its deadline.
 -- @module lunewire
 
 local core = require "lunewire.core"

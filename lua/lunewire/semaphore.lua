@@ -18,8 +18,8 @@ end
 -- The permit is released whatever happens: an error goes on to the caller, and so does a cancel.
 -- @function Semaphore:with
 -- @tparam function fn what to run; it may wait
--- @param ... its arguments
--- @return the results of fn
+-- @tparam[opt] any ... its arguments
+-- @treturn any the results of fn
 -- @waits until a permit is free
 -- @raise what fn raises; as `Semaphore:acquire`
 function Semaphore:with(fn, ...)

@@ -81,8 +81,8 @@ end
 -- closed. The times that apply are the connections' own, for each piece anew. Files stop the
 -- loop for as long as the system takes for a piece.
 -- @function wire.copy
--- @param dst where to: Conn or file
--- @param src where from: Conn or file
+-- @tparam Conn|file dst where to
+-- @tparam Conn|file src where from
 -- @tparam[opt] integer n exactly so many bytes; default: until the end of src
 -- @treturn integer bytes copied
 -- @codes EOF: src ended before n bytes; those of either side, of a file as its errno says
@@ -332,8 +332,8 @@ end
 -- `recv = 0` awaits nothing: the result is `""` once the system has taken all the data, which is
 -- delivered behind the close, for as long as the peer takes it.
 -- @function wire.request
--- @param addr as of `connect`
--- @param data what `send` takes: a string, a number, a list of them
+-- @tparam string|table addr as of `connect`
+-- @tparam string|number|table data what `send` takes: a string, a number, a list of them
 -- @tparam[opt] table|number opts `recv`: what the answer is: `"all"` up to the end of the stream
 --   (the default), `"line"`, a count of bytes, `"pkg"` (data goes as a package, too), `"frame"`
 --   (of the option `framing`; data goes as a frame, too); `max`: limit of the answer;

@@ -1,0 +1,161 @@
+/* How a receiving call goes: it waits for a message, hands it over, or says why there is none.
+ * What this is not: what scripts call (lrecv.c), where bytes come from (conn_take), where
+ * messages end (framing.c). */
+#include <math.h>
+
+#include "rt.h"
+
+struct op recv_op(struct conn *c, const char *what) {
+  return (struct op){.run = recv_one,
+                     .what = what,
+                     .q = &c->readers,
+                     .deadline = &c->recv_due,
+                     .timeout = c->timeout,
+                     .on = c,
+                     .outside = c->link && c->link->outside};
+}
+
+void recv_set_pkg(struct conn *c, struct framing *f, int header, size_t max) {
+  *f = (struct framing){.kind = FRAMING_LENGTH,
+                        .size = (uint8_t)header,
+                        .strip = (uint32_t)header,
+                        .max = max ? max : c->limits.frame};
+}
+
+/* Between two messages of a connection whose server shuts down?  A reply is still awaited. */
+static bool is_drained(const struct op *o) {
+  const struct conn *c = o->on;
+  size_t n;
+  if (!c->draining || o->abandon) return false;
+  conn_input(c, &n);
+  return n == 0;
+}
+
+enum { SKIP_STEPS = 16 }; /* pieces of an over-long line thrown away in one go */
+
+/* Skipping can go on for as long as the peer sends: it gives way now and then. */
+static int recv_try(lua_State *L, struct rt *rt, struct op *o, struct message *m) {
+  struct conn *c = o->on;
+  int r = 0;
+  for (int step = 0;; step++) {
+    bool skips = recv_has_terminator(&o->f) && c->skipping == o->f.kind;
+    if (skips && step >= SKIP_STEPS) {
+      if (op_expired(rt, o)) return ERR_TIMEDOUT;
+      if (op_give_way(L, rt, o)) return ERR_AGAIN;
+      step = 0;
+    }
+    r = skips ? conn_skip(c, &o->f) : conn_take(c, &o->f, m);
+    if (r == 0 && skips) continue;
+    if (r == ERR_AGAIN && is_drained(o)) return ERR_CLOSED;
+    if (r != ERR_MSGSIZE || !(o->skip || skips)) return r;
+    c->skipping = o->f.kind;
+  }
+}
+
+/* Something new is there, or nothing any more: this wait lasts for the buffer wait from now on,
+ * within the call's time, which o->timeout holds since the first byte. */
+static void gather_on(struct rt *rt, struct op *o, size_t n) {
+  const struct conn *c = o->on;
+  double now = turn_now(&rt->turn), quiet = now + (double)c->buffer_wait;
+  if (o->f.count == 0) o->timeout = o->due != 0 ? o->due : now + o->timeout;
+  o->f.count = n;
+  o->due = n && quiet < o->timeout ? quiet : o->timeout;
+}
+
+/* r: what the try gave, at best what is there.  With a buffer wait it is all that comes until
+ * the line is quiet, which is when the wait's time is over.  o->f.count: how much was there when
+ * last looked at. */
+static int gather(struct rt *rt, struct op *o, struct message *m, int r) {
+  struct conn *c = o->on;
+  size_t n;
+  if (c->buffer_wait <= 0 || (r && r != ERR_AGAIN)) return r;
+  if (o->f.max == SIZE_MAX) o->f.max = c->limits.all;
+  const struct framing all = {.kind = FRAMING_ALL, .by_byte = true, .max = o->f.max};
+  if (r == 0) r = conn_take(c, &all, m);
+  conn_input(c, &n);
+  if (n != o->f.count) gather_on(rt, o, n);
+  if (r == ERR_AGAIN && n < o->f.max) return r;
+  return conn_take(c, &o->f, m);
+}
+
+/* Its time is over: what it has gathered is the message. */
+static int gathered(struct op *o, struct message *m) {
+  int r = o->f.count ? conn_take(o->on, &o->f, m) : ERR_TIMEDOUT;
+  return r == ERR_AGAIN ? ERR_TIMEDOUT : r;
+}
+
+/* A call that will not wait, or may not, still takes what the system has by now. */
+static void recv_begin(struct rt *rt, struct op *o) {
+  struct conn *c = o->on;
+  conn_begin(c, &o->f);
+  if (c->draining || o->timeout <= 0 ||
+      (c->recv_due != INFINITY && c->recv_due <= turn_now(&rt->turn)))
+    conn_try_link(c);
+}
+
+int recv_wait(lua_State *L, struct rt *rt, struct op *o, struct message *m) {
+  int r;
+  if (!o->waited) recv_begin(rt, o);
+  for (;;) {
+    bool mine = (r = op_turn(L, rt, o)) == 0;
+    if (mine) r = recv_try(L, rt, o, m);
+    if (mine && o->gathers) r = gather(rt, o, m, r);
+    if (r != ERR_AGAIN) break;
+    conn_want_input(o->on);
+    if ((r = op_wait(L, rt, o)) != 0) break;
+  }
+  if (r == ERR_TIMEDOUT && o->gathers) r = gathered(o, m);
+  if (r || !o->keeps_place) op_done(rt, o);
+  return r;
+}
+
+bool recv_push(lua_State *L, const struct op *o, const struct message *m) {
+  struct conn *c = o->on;
+  struct cut cut = m->cut;
+  uint64_t before = c->consumed;
+  bool peek = o->peek;
+  lua_pushlstring(L, m->base + cut.at, cut.len);
+  if (c->consumed != before) {
+    lua_pop(L, 1);
+    return false;
+  }
+  if (!peek) conn_took(c, &cut);
+  return true;
+}
+
+int recv_push_partial(lua_State *L, struct conn *c) {
+  size_t n;
+  const char *p = conn_input(c, &n);
+  if (n == 0) return 0;
+  lua_pushlstring(L, p, n);
+  conn_consume(c, n);
+  return 1;
+}
+
+static bool is_clean_end(const struct conn *c, int code) {
+  size_t n;
+  conn_input(c, &n);
+  return code == ERR_EOF && n == 0;
+}
+
+int recv_failed(lua_State *L, struct op *o, int code) {
+  struct conn *c = o->on;
+  bool clean = is_clean_end(c, code), partial = code == ERR_EOF && !o->peek;
+  c->recv_failure = (struct conn_failure){clean ? 0 : code, o->what};
+  if (o->style == AS_ITERATOR || (o->style == AS_FILE && clean)) {
+    c->failure = (struct conn_failure){code, o->what};
+    lua_pushnil(L);
+    return 1;
+  }
+  int n = conn_failed(L, c, o->what, code);
+  return n + (partial ? recv_push_partial(L, c) : 0);
+}
+
+int recv_one(lua_State *L, struct rt *rt, struct op *o) {
+  struct message m;
+  for (;;) {
+    int r = recv_wait(L, rt, o, &m);
+    if (r) return recv_failed(L, o, r);
+    if (recv_push(L, o, &m)) return 1;
+  }
+}

@@ -1,0 +1,126 @@
+-- The promise that SIGTERM loses no accepted request: 200 clients of one process, a server in
+-- another, and the signal at a random moment.
+-- What this is not: what a shutdown does to each kind of call (shutdown_spec.lua).
+--
+-- LUNEWIRE_DRAIN_ROUNDS=1000 for the long form (and SUITE_LIMIT=900 for .ci/suite);
+-- LUNEWIRE_DRAIN_SEED=n repeats a failed round.
+local support = require "spec.support"
+local wire = require "lunewire"
+
+local CLIENTS = ({ sanitize = 100, valgrind = 20 })[os.getenv "LUNEWIRE_SUITE"] or 200
+local ROUNDS = tonumber(os.getenv "LUNEWIRE_DRAIN_ROUNDS") or (support.slowness > 4 and 2 or 5)
+local SEED = tonumber(os.getenv "LUNEWIRE_DRAIN_SEED")
+local DRAIN_SECONDS = 10 * support.slowness
+
+-- Prints its port.  Counts each request that a handler received, works on some of them for a
+-- while, answers "id:number:" and much text behind it; prints the count at the exit.
+local SERVER = [[
+local wire = require "lunewire"
+math.randomseed(tonumber(arg[1]))
+local received = 0
+local options = { drain_timeout = tonumber(arg[2]) }
+local server = assert(wire.serve("127.0.0.1:0", options, function(conn)
+  for request in conn:lines() do
+    received = received + 1
+    if math.random(4) == 1 then wire.sleep(math.random() * 0.05) end
+    conn:send(request, ":", ("x"):rep(#request * math.random(0, 300)), "\n")
+    if math.random(20) == 1 then conn:flush() end
+  end
+end))
+io.stdout:setvbuf "line"
+print(server:port())
+wire.run()
+print(received)
+]]
+
+-- Each client sends numbered requests on connection after connection until one cannot be made:
+-- one at a time or several at once, whole or in two pieces.  Prints how many complete replies
+-- came, and how many of them were not what the request was.
+local CLIENT = [[
+local wire = require "lunewire"
+local address, count = "127.0.0.1:" .. arg[2], tonumber(arg[3])
+math.randomseed(tonumber(arg[1]))
+local replies, wrong = 0, 0
+
+local function send_requests(conn, id, first, last)
+  local text = {}
+  for n = first, last do text[#text + 1] = ("%d:%d\n"):format(id, n) end
+  text = table.concat(text)
+  local cut = math.random(4) == 1 and math.random(#text - 1) or #text
+  if not conn:send(text:sub(1, cut)) then return end
+  if cut == #text then return true end
+  wire.sleep(math.random() * 0.01)
+  return conn:send(text:sub(cut + 1))
+end
+
+local function await_replies(conn, id, first, last)
+  for n = first, last do
+    local reply = conn:recv_line()
+    if not reply then return end
+    replies = replies + 1
+    if not reply:match(("^%d:%d:x*$"):format(id, n)) then wrong = wrong + 1 end
+  end
+  return true
+end
+
+local function visit(conn, id, n)
+  for _ = 1, math.random(10) do
+    local last = n + math.random(0, 3)
+    local sent = send_requests(conn, id, n + 1, last + 1)
+    if not (await_replies(conn, id, n + 1, last + 1) and sent) then return end
+    n = last + 1
+  end
+  return n
+end
+
+local function client(id)
+  local n = 0
+  while n do
+    local conn <close> = wire.connect(address)
+    if not conn then return end
+    n = visit(conn, id, n)
+  end
+end
+
+wire.run(function()
+  local tasks = {}
+  for id = 1, count do tasks[id] = wire.spawn(client, id) end
+  for _, task in ipairs(tasks) do assert(task:join()) end
+end)
+print(replies, wrong)
+]]
+
+-- -> the peer's remaining output, its numbers; its exit status must be 0.
+local function numbers(peer, seed)
+  local output, status = peer:output()
+  assert.equal(0, status, ("seed %d: %s"):format(seed, output))
+  local list = {}
+  for n in output:gmatch "%d+" do list[#list + 1] = tonumber(n) end
+  return list
+end
+
+-- -> how many requests were served.
+local function round(seed)
+  math.randomseed(seed)
+  local server = support.lua(SERVER, seed, DRAIN_SECONDS)
+  local clients = support.lua(CLIENT, seed, assert(server:line()), CLIENTS)
+  wire.sleep(math.random() * 0.5 * support.slowness)
+  local start = wire.now()
+  server:signal "TERM"
+  local received = numbers(server, seed)[1]
+  local took = wire.now() - start
+  local replies, wrong = table.unpack(numbers(clients, seed))
+  local expected = { received = received, wrong = 0 }
+  assert.same(expected, { received = replies, wrong = wrong }, "seed " .. seed)
+  assert.is_true(took < DRAIN_SECONDS, ("seed %d: it took %f s"):format(seed, took))
+  return received
+end
+
+describe("SIGTERM at a random moment", function()
+  support.it(("loses no request that was accepted, in %d rounds with %d clients")
+    :format(ROUNDS, CLIENTS), function()
+    local first, served = SEED or os.time(), 0
+    for i = 1, ROUNDS do served = served + round(first + i - 1) end
+    assert.is_true(served > 0, "seed " .. first)
+  end, ROUNDS * 15)
+end)
