@@ -1,6 +1,9 @@
 /* What the policy in Lua (client, pool, netlog) asks of a connection and no script does: is it
- * over, may it rest and be used again, how is it set; and may the caller turn the loop. What this
- * is not: policy. */
+ * over, may it rest and be used again, how is it set; may the caller turn the loop; what time is
+ * it outside.
+ * What this is not: policy. */
+#include <time.h>
+
 #include "rt.h"
 
 /* core.ended(conn) -> message, code if nothing more can come of it, as far as is known; nothing
@@ -48,9 +51,22 @@ static int l_outside(lua_State *L) {
   return 1;
 }
 
+/* core.wall_clock() -> seconds since the epoch, and the microseconds within that second */
+static int l_wall_clock(lua_State *L) {
+  struct timespec t = {0};
+  clock_gettime(CLOCK_REALTIME, &t);
+  lua_pushinteger(L, t.tv_sec);
+  lua_pushinteger(L, t.tv_nsec / 1000);
+  return 2;
+}
+
 void lrest_register(lua_State *L, struct rt *rt) {
-  static const luaL_Reg functions[] = {{"ended", l_ended},     {"rest", l_rest},
-                                       {"resume", l_resume},   {"settings", l_settings},
-                                       {"outside", l_outside}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"ended", l_ended},
+                                       {"rest", l_rest},
+                                       {"resume", l_resume},
+                                       {"settings", l_settings},
+                                       {"outside", l_outside},
+                                       {"wall_clock", l_wall_clock},
+                                       {NULL, NULL}};
   rt_setfuncs(L, rt, functions);
 }

@@ -64,6 +64,10 @@ Backoff.__index = Backoff
 
 local BACKOFF <const> = { min = "seconds", max = "seconds", jitter = "any" }
 
+local function new_backoff(min, max, jitter)
+  return setmetatable({ min = min, max = max, jitter = jitter, failures = 0, at = 0 }, Backoff)
+end
+
 local function is_share(value) return type(value) == "number" and value >= 0 and value <= 1 end
 
 -- given: true or {min=, max=, jitter=}.  After the n-th failure in a row the next attempt is due
@@ -82,13 +86,12 @@ function dial.backoff(given, level)
   if min < 0 or max < min then
     error("options 'min' and 'max' must be 0 <= min <= max", level + 1)
   end
-  return setmetatable({ min = min, max = max, jitter = jitter, failures = 0, at = 0 }, Backoff)
+  return new_backoff(min, max, jitter)
 end
 
 -- The same once more, from the beginning.
 function Backoff:fresh()
-  return setmetatable({ min = self.min, max = self.max, jitter = self.jitter, failures = 0, at = 0 },
-    Backoff)
+  return new_backoff(self.min, self.max, self.jitter)
 end
 
 -- Seconds until the next attempt is due; 0 or less: now.

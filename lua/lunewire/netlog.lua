@@ -22,17 +22,12 @@ local OWN <const> = {
 local TIMEOUT <const> = 5
 local BUFFER <const> = 64 * 1024
 
--- ---- what a line looks like --------------------------------------------------------------
-
-local function split_time()
-  local second, micro = core.wall_clock()
-  return second, micro
-end
+-- ---- what a line looks like ------------------------------------------------------------
 
 local function stamp(opts)
   local text = ""
   if not (opts.date or opts.time or opts.microseconds) then return text end
-  local second, micro = split_time()
+  local second, micro = core.wall_clock()
   local zone = opts.utc and "!" or ""
   if opts.date then text = os.date(zone .. "%Y/%m/%d ", second) end
   if opts.time or opts.microseconds then text = text .. os.date(zone .. "%H:%M:%S", second) end
@@ -56,7 +51,7 @@ local function line_of(self, text, level)
   return (opts.prefix or "") .. stamp(opts) .. position(opts, level + 1) .. text .. newline
 end
 
--- ---- dropping ------------------------------------------------------------------------------
+-- ---- dropping --------------------------------------------------------------------------
 
 local function drop_line(self)
   self.missing = self.missing + 1
@@ -71,7 +66,7 @@ local function notice(self)
     self.missing == 1 and "line" or "lines")
 end
 
--- ---- the connection --------------------------------------------------------------------------
+-- ---- the connection --------------------------------------------------------------------
 
 local function lost(self)
   drop(self.conn)
@@ -166,7 +161,7 @@ local function turn_once()
   if core.outside() then core.sleep(0) end
 end
 
--- ---- one line ---------------------------------------------------------------------------------
+-- ---- one line --------------------------------------------------------------------------
 
 local function enqueue(self, line)
   if self.missing > 0 or self.queued + #line > self.capacity then return drop_line(self) end
@@ -198,11 +193,11 @@ local function log(self, text, level)
   return true
 end
 
--- ---- the user's ----------------------------------------------------------------------------------
+-- ---- the user's ------------------------------------------------------------------------
 
 --- Logs a line: its arguments as `print` shows them, separated by tabs.
--- The line goes to the connection at once, or waits in the buffer while the collector is away; a full
--- buffer drops it. It never waits for the network. Outside a task, while there is no connection, it
+-- The line goes to the connection at once, or waits in the buffer while the collector is away; a
+-- full buffer drops it. It never waits for the network. Outside a task, while there is no connection, it
 -- lets the loop turn once, so that the next one can come up. A text that ends with a newline gets
 -- no second one; one inside it is sent as it is.
 -- @function Netlog:print
@@ -237,8 +232,8 @@ local function await_connection(self, due)
   if is_up(self) then return true end
   if not self.dialing then self.dialing = core.spawn(run_dial, self, seconds_to(due)) end
   local joined, ok, message, code = self.dialing:join(seconds_to(due))
-  if not joined then ok, message, code = nil, ok, message end
   if self.conn then return true end
+  if not joined then message, code = ok, message end
   return nil, ("netlog %s: %s"):format(self.name, message or self.failure), code or "ENOTCONN"
 end
 
@@ -331,7 +326,7 @@ function Logger:__tostring()
   return ("Netlog (%s, %s)"):format(self.name, state)
 end
 
--- ---- making one -------------------------------------------------------------------------------
+-- ---- making one ------------------------------------------------------------------------
 
 --- Makes a logger that writes lines to a collector (`nc -lk 1902`, syslog over TCP, ...).
 -- The first connection is awaited, for at most `timeout`: whatever is logged after that leaves even
@@ -348,8 +343,8 @@ end
 -- @function wire.netlog
 -- @tparam string|table addr as of `connect`
 -- @tparam[opt] table|number opts `prefix`; `date` (2009/01/23), `time` (01:23:23), `microseconds`,
---   `utc`, `file` (name.lua:23), `long_file` (dir/name.lua:23): flags, none is set; `buffer` (64 KiB):
---   bytes that may be unsent, and that may wait for a collector; lines beyond are dropped, counted,
+--   `utc`, `file` (name.lua:23), `long_file` (dir/name.lua:23): flags, none is set; `buffer`
+--   (64 KiB): bytes that may be unsent, and that may wait for a collector; lines beyond are dropped, counted,
 --   and told of by one line as soon as there is room; `timeout` (5): of each attempt and flush;
 --   `reconnect`: {`min` (0.1), `max` (30), `jitter` (0.5)}; `tls` and others of `connect`
 -- @treturn Netlog also if there is no connection yet

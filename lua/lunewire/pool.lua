@@ -1,6 +1,5 @@
 -- wire.pool: connections that many tasks share, one task at a time.
--- What this is not: watching those that are idle; the core closes what the peer or time ends
--- (core.rest).
+-- What this is not: watching those that are idle; the core closes what the peer or time ends.
 --
 -- A slot is the right to one connection; `max` of them exist.  Those never used are counted in
 -- `untouched`, the others stand in a channel while nobody has them, so that who waits gets one in
@@ -12,8 +11,8 @@ local drop, seconds_to = dial.drop, dial.seconds_to
 local methods <const> = core.conn_methods
 
 -- {name=, connect= (function of seconds), max=, max_idle=, idle_timeout=, lifetime=, timeout=,
---  used=, untouched=, slots=, idle= (list of entries, the last used last), waiting=, created=, reused=,
---  over=}
+--  used=, untouched=, slots=, idle= (list of entries, the last used last), waiting=, created=,
+--  reused=, over=}
 -- An entry is a connection and what its setters had set at first: {conn=, ...}
 local Pool = { __name = "lunewire.Pool" }
 Pool.__index = Pool
@@ -40,6 +39,10 @@ local function await_slot(self, timeout)
   return self.slots:recv(timeout)
 end
 
+local function closed(self)
+  return nil, ("get %s: the pool is closed"):format(self.name), "ECLOSED"
+end
+
 -- -> true | nil, message, code
 local function take_slot(self, timeout)
   local got, code, _ = true, nil, nil
@@ -52,8 +55,8 @@ local function take_slot(self, timeout)
     self.used = self.used + 1
     return true
   end
-  if code == "ECLOSED" then return nil, ("get %s: the pool is closed"):format(self.name), code end
-  return nil, ("get %s: timed out; all %d connections are in use"):format(self.name, self.max), code
+  if code == "ECLOSED" then return closed(self) end
+  return nil, ("get %s: timed out, all %d are in use"):format(self.name, self.max), code
 end
 
 local Slot = { -- taken, and not yet of a lease
@@ -62,7 +65,7 @@ local Slot = { -- taken, and not yet of a lease
   end,
 }
 
--- ---- idle connections --------------------------------------------------------------------
+-- ---- idle connections ------------------------------------------------------------------
 
 -- Those that the core has closed meanwhile.
 local function sweep(self)
@@ -115,7 +118,7 @@ local function keep(self, entry)
   return true
 end
 
--- ---- leases ------------------------------------------------------------------------------
+-- ---- leases ----------------------------------------------------------------------------
 -- What get gives: has all methods of its connection until it is given back.
 -- {pool=, entry=, conn= or nil, calls= (under way, or ended by an error), spoiled=, changed=}
 
@@ -167,7 +170,7 @@ end
 
 for name, method in pairs(methods) do Lease[name] = forward(name, method, note_of(name)) end
 
-local function iterate(name, method)
+local function iterate(method)
   return function(lease, ...)
     local conn = lease.conn
     if not conn then return function() end end
@@ -181,11 +184,11 @@ local function iterate(name, method)
 end
 
 for _, name in ipairs { "lines", "pkgs", "frames", "chunks" } do
-  Lease[name] = iterate(name, methods[name])
+  Lease[name] = iterate(methods[name])
 end
 
 -- Closed by its user: the slot is free at once.
-local function ending(name, method)
+local function ending(method)
   return function(lease, delay)
     local conn = lease.conn
     if not conn then return true end
@@ -196,7 +199,7 @@ local function ending(name, method)
   end
 end
 
-for _, name in ipairs { "close", "reset" } do Lease[name] = ending(name, methods[name]) end
+for _, name in ipairs { "close", "reset" } do Lease[name] = ending(methods[name]) end
 
 function Lease:closed() return self.conn == nil or self.conn:closed() end
 
@@ -208,10 +211,11 @@ function Lease:__close(err) release(self, err == nil) end
 function Lease:__gc() release(self, false) end
 
 function Lease:__tostring()
-  return ("Lease (%s, %s)"):format(self.pool.name, self.conn and tostring(self.conn) or "given back")
+  local state = self.conn and tostring(self.conn) or "given back"
+  return ("Lease (%s, %s)"):format(self.pool.name, state)
 end
 
--- ---- getting --------------------------------------------------------------------------------
+-- ---- getting ---------------------------------------------------------------------------
 
 local function new_entry(conn)
   local entry = { conn = conn }
@@ -221,7 +225,8 @@ end
 
 local function check_conn(conn)
   if getmetatable(conn) == "lunewire.Conn" then return conn end
-  error("pool: the factory must return a connection, or nil, message, code; not a " .. type(conn), 4)
+  error("pool: the factory must return a connection or nil, message, code; not a " .. type(conn),
+    4)
 end
 
 -- -> an entry | nil, message, code
@@ -231,7 +236,7 @@ local function open(self, timeout)
   check_conn(conn)
   if self.over then
     drop(conn)
-    return nil, ("get %s: the pool is closed"):format(self.name), "ECLOSED"
+    return closed(self)
   end
   self.created = self.created + 1
   return new_entry(conn)
@@ -245,15 +250,15 @@ end
 --- Takes a connection out of the pool: the one that was idle for the shortest time, or a new one.
 -- While `max` are in use the call waits for its turn, first come, first served; one that times out
 -- or is cancelled takes nothing. What is given has every method of Conn, and
--- `local c <close> = pool:get()` gives it back at the end of the block. It gives it back for good:
--- calls on it return ECLOSED from then on. `close` and `reset` on it end the connection, and free its
--- place, at once.
+-- `local c <close> = pool:get()` gives it back at the end of the block, for good: calls on it
+-- return ECLOSED from then on. `close` and `reset` on it end the connection, and free its place,
+-- at once.
 --
--- Not used again is a connection on which any call had failed, timed out, was cancelled or is under
--- way; that holds unread bytes, has ended in either direction, has a timer of its own; or whose
--- block ended by an error. A reply that nobody read and that has not arrived yet cannot be seen: a
--- block that leaves one should close the connection. Deadlines and what the `set_` methods set
--- are as before for the next user.
+-- Not used again is a connection on which any call had failed, timed out, was cancelled or is
+-- under way; that holds unread bytes, has ended in either direction, has a timer of its own; or
+-- whose block ended by an error. A reply that nobody read and that has not arrived yet cannot be
+-- seen: a block that leaves one should close the connection. Deadlines and what the `set_` methods
+-- set are as before for the next user.
 -- @function Pool:get
 -- @tparam[opt] number timeout seconds for everything; default: the pool's option `timeout`
 -- @treturn Conn in all but name
@@ -262,7 +267,7 @@ end
 -- @raise a factory that returns something else; what it raises
 function Pool:get(timeout)
   local due = core.now() + (check_timeout(timeout) or self.timeout)
-  if self.over then return nil, ("get %s: the pool is closed"):format(self.name), "ECLOSED" end
+  if self.over then return closed(self) end
   local ok, message, code = take_slot(self, seconds_to(due))
   if not ok then return nil, message, code end
   local slot <close> = setmetatable({ pool = self }, Slot)
@@ -337,10 +342,11 @@ function Pool:__close() self:close() end
 
 function Pool:__tostring()
   local stats = self:stats()
-  return ("Pool (%s, %d used and %d idle of %d)"):format(self.name, stats.used, stats.idle, self.max)
+  return ("Pool (%s, %d used and %d idle of %d)"):format(self.name, stats.used, stats.idle,
+    stats.max)
 end
 
--- ---- making one ---------------------------------------------------------------------------
+-- ---- making one ------------------------------------------------------------------------
 
 local function connector(addr, settings)
   return function(timeout)
@@ -368,8 +374,8 @@ end
 -- @param addr as of `connect`; or a function that is called with the seconds that are left and
 --   returns a Conn, or nil, message, code: the place to authenticate
 -- @tparam[opt] table|number opts `max` (10): connections in all; `max_idle` (`max`);
---   `idle_timeout` (60): seconds after which an idle one is closed; `lifetime` (none): seconds after
---   which none is used again; `timeout` (30): of `get`, everything included; for an address
+--   `idle_timeout` (60): seconds after which an idle one is closed; `lifetime` (none): seconds
+--   after which none is used again; `timeout` (30): of `get`, everything included; for an address
 --   the others of `connect`
 -- @treturn Pool
 -- @waits never
@@ -393,8 +399,8 @@ local function pool(addr, opts)
     connect = callable and addr or connector(addr, settings), timeout = timeout,
     max = max, max_idle = check_max_idle(own.max_idle, 2) or max,
     idle_timeout = own.idle_timeout or 60, lifetime = own.lifetime or math.huge,
-    used = 0, untouched = max, slots = core.channel(max), idle = {}, waiting = 0, created = 0, reused = 0,
-    over = false,
+    slots = core.channel(max), untouched = max, used = 0, waiting = 0, idle = {}, created = 0,
+    reused = 0, over = false,
   }, Pool)
 end
 
