@@ -91,15 +91,11 @@ describe("A client", function()
     end
     assert.same({ "one", "two" }, lines)
     peer:send_pkg "three"
-    for data in client:pkgs { header = 2 } do
-      assert.equal("three", data)
-      break
-    end
+    local next_package = client:pkgs { header = 2 }
+    assert.equal("three", next_package())
     peer:send "four\n"
-    for frame in client:frames() do
-      assert.equal("four", frame)
-      break
-    end
+    local next_frame = client:frames()
+    assert.equal("four", next_frame())
     peer:send "five"
     peer:close()
     local rest = ""

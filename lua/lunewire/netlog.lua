@@ -197,9 +197,9 @@ end
 
 --- Logs a line: its arguments as `print` shows them, separated by tabs.
 -- The line goes to the connection at once, or waits in the buffer while the collector is away; a
--- full buffer drops it. It never waits for the network. Outside a task, while there is no connection, it
--- lets the loop turn once, so that the next one can come up. A text that ends with a newline gets
--- no second one; one inside it is sent as it is.
+-- full buffer drops it. It never waits for the network. Outside a task, while there is no
+-- connection, it lets the loop turn once, so that the next one can come up. A text that ends with a
+-- newline gets no second one; one inside it is sent as it is.
 -- @function Netlog:print
 -- @param ... any values
 -- @treturn boolean true: it is on its way
@@ -344,8 +344,9 @@ end
 -- @tparam string|table addr as of `connect`
 -- @tparam[opt] table|number opts `prefix`; `date` (2009/01/23), `time` (01:23:23), `microseconds`,
 --   `utc`, `file` (name.lua:23), `long_file` (dir/name.lua:23): flags, none is set; `buffer`
---   (64 KiB): bytes that may be unsent, and that may wait for a collector; lines beyond are dropped, counted,
---   and told of by one line as soon as there is room; `timeout` (5): of each attempt and flush;
+--   (64 KiB): bytes that may be unsent, and that may wait for a collector; lines beyond are
+--   dropped, counted, and told of by one line as soon as there is room; `timeout` (5): of each
+--   attempt and flush;
 --   `reconnect`: {`min` (0.1), `max` (30), `jitter` (0.5)}; `tls` and others of `connect`
 -- @treturn Netlog also if there is no connection yet
 -- @codes EINVAL (what is no address)
