@@ -346,8 +346,8 @@ end
 --   `utc`, `file` (name.lua:23), `long_file` (dir/name.lua:23): flags, none is set; `buffer`
 --   (64 KiB): bytes that may be unsent, and that may wait for a collector; lines beyond are
 --   dropped, counted, and told of by one line as soon as there is room; `timeout` (5): of each
---   attempt and flush;
---   `reconnect`: {`min` (0.1), `max` (30), `jitter` (0.5)}; `tls` and others of `connect`
+--   attempt and flush; `reconnect`: {`min` (0.1), `max` (30), `jitter` (0.5)}; `tls` and others of
+--   `connect`
 -- @treturn Netlog also if there is no connection yet
 -- @codes EINVAL (what is no address)
 -- @waits until there is a connection or the attempt has failed, at most `timeout`
