@@ -267,7 +267,7 @@ static int fill(struct conn *c, size_t have, size_t need, size_t limit) {
 /* How many bytes a message whose end is not in sight may make us hold. */
 static size_t hold_limit(const struct framing *f, size_t need) {
   const size_t terminator = f->kind == FRAMING_DELIMITER ? f->delimiter_len : 2;
-  if (f->kind == FRAMING_FIXED || f->kind == FRAMING_LENGTH) return need;
+  if (f->kind == FRAMING_FIXED || framing_is_counted(f)) return need;
   return f->max > SIZE_MAX - terminator - 1 ? SIZE_MAX : f->max + terminator + 1;
 }
 
@@ -287,13 +287,13 @@ static void scan_for(struct conn *c, const struct framing *f) {
 }
 
 static int take_failed(struct conn *c, const struct framing *f, int r) {
-  if (f->kind == FRAMING_LENGTH && (r == ERR_MSGSIZE || r == ERR_PROTO)) c->desync = true;
+  if (framing_is_counted(f) && (r == ERR_MSGSIZE || r == ERR_PROTO)) c->desync = true;
   return r;
 }
 
 int conn_take(struct conn *c, const struct framing *f, struct message *m) {
   if (!conn_is_open(c)) return ERR_CLOSED;
-  if (c->desync && f->kind == FRAMING_LENGTH) return ERR_PROTO;
+  if (c->desync && framing_is_counted(f)) return ERR_PROTO;
   scan_for(c, f);
   c->by_byte = f->by_byte;
   for (;;) {

@@ -125,7 +125,7 @@ void conn_begin(struct conn *c, const struct framing *f);
 /* The next message, not yet consumed.
  *   0; ERR_AGAIN: wait for readable (conn_want_input); ERR_CLOSED;
  *   ERR_EOF: the end; what is buffered is an incomplete message;
- *   ERR_MSGSIZE, ERR_PROTO: of the framing (LENGTH: and from then on ERR_PROTO);
+ *   ERR_MSGSIZE, ERR_PROTO: of the framing (counted: and from then on ERR_PROTO);
  *   another code: the stream failed, behind all earlier bytes; ERR_NOMEM. */
 int conn_take(struct conn *c, const struct framing *f, struct message *m);
 /* Consumes what conn_take found; counts a message. Clamped to what is there. */

@@ -1,29 +1,16 @@
 /* Where a message ends, and how one is written: see framing.h.
  *
  * The part that finds and the part that writes share what they must agree on: where a line's
- * text ends, and how a length field relates to the bytes on the wire.
- * What this is not: the place of framings with more than one form of header (varint,
- * netstring). */
+ * text ends.
+ * What this is not: the framings whose header announces a length (framing_counted.c). */
 #include "framing.h"
 
 #include <string.h>
 
 #include "err.h"
-
-static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+#include "framing_internal.h"
 
 /* ---- finding --------------------------------------------------------------------- */
-
-static inline int found(struct cut *cut, size_t at, size_t len, size_t take) {
-  *cut = (struct cut){at, len, take};
-  return 0;
-}
-
-static inline int not_yet(struct scan *s, size_t need, bool ended) {
-  if (ended) return ERR_EOF;
-  s->need = need;
-  return ERR_AGAIN;
-}
 
 static int cut_raw(const struct framing *f, struct scan *s, size_t n, bool ended, struct cut *cut) {
   size_t len = smaller(n, f->max);
@@ -88,62 +75,6 @@ static int cut_delimiter(const struct framing *f, struct scan *s, const char *p,
   return s->seen > f->max ? ERR_MSGSIZE : cut_rest(f, s, n, ended, cut);
 }
 
-/* ---- the length field ------------------------------------------------------------ */
-
-static inline size_t header_len(const struct framing *f) { return (size_t)f->offset + f->size; }
-
-/* Where the byte of weight 256^i of the field stands. */
-static inline size_t field_at(const struct framing *f, unsigned i) {
-  return f->offset + (f->little ? i : f->size - 1u - i);
-}
-
-static uint64_t field_get(const struct framing *f, const char *p) {
-  uint64_t v = 0;
-  for (unsigned i = f->size; i-- > 0;) v = v << 8 | (unsigned char)p[field_at(f, i)];
-  return v;
-}
-
-static void field_put(const struct framing *f, char *p, uint64_t v) {
-  for (unsigned i = 0; i < f->size; i++, v >>= 8) p[field_at(f, i)] = (char)(v & 0xff);
-}
-
-static inline bool field_holds(const struct framing *f, uint64_t v) {
-  return f->size >= 8 || v >> (8 * f->size) == 0;
-}
-
-/* Bytes on the wire = value + bias. false: more than any number of bytes in memory. */
-static inline bool field_bias(const struct framing *f, int64_t *bias) {
-  uint64_t uncounted = f->includes_header ? 0 : header_len(f);
-  return !__builtin_add_overflow(uncounted, f->adjust, bias);
-}
-
-/* What the value v announces -> *total. */
-static int wire_total(const struct framing *f, uint64_t v, size_t *total) {
-  int64_t bias;
-  if (!field_bias(f, &bias)) return ERR_MSGSIZE;
-  if (__builtin_add_overflow(v, bias, total))
-    return bias < 0 && v < 0 - (uint64_t)bias ? ERR_PROTO : ERR_MSGSIZE;
-  if (*total < header_len(f) || *total < f->strip) return ERR_PROTO;
-  return *total - f->strip > f->max ? ERR_MSGSIZE : 0;
-}
-
-/* The value for a message of `total` bytes on the wire -> *v. */
-static int wire_value(const struct framing *f, size_t total, uint64_t *v) {
-  int64_t bias;
-  if (!field_bias(f, &bias) || __builtin_sub_overflow(total, bias, v) || !field_holds(f, *v))
-    return ERR_MSGSIZE;
-  return 0;
-}
-
-static int cut_length(const struct framing *f, struct scan *s, const char *p, size_t n, bool ended,
-                      struct cut *cut) {
-  size_t header = header_len(f), total;
-  if (n < header) return not_yet(s, header, ended);
-  int r = wire_total(f, field_get(f, p), &total);
-  if (r) return r;
-  return n >= total ? found(cut, f->strip, total - f->strip, total) : not_yet(s, total, ended);
-}
-
 int framing_cut(const struct framing *f, struct scan *s, const char *p, size_t n, bool ended,
                 struct cut *cut) {
   switch ((enum framing_kind)f->kind) {
@@ -158,7 +89,10 @@ int framing_cut(const struct framing *f, struct scan *s, const char *p, size_t n
   case FRAMING_DELIMITER:
     return cut_delimiter(f, s, p, n, ended, cut);
   case FRAMING_LENGTH:
-    return cut_length(f, s, p, n, ended, cut);
+  case FRAMING_VARINT:
+  case FRAMING_NETSTRING:
+  case FRAMING_HEADER:
+    return counted_cut(f, s, p, n, ended, cut);
   }
   return ERR_INVAL;
 }
@@ -204,49 +138,21 @@ static int size_delimiter(const struct framing *f, const char *data, size_t n, s
   return end > f->max ? ERR_MSGSIZE : 0;
 }
 
-/* On the wire: `strip` bytes (the head, zeros behind it), then the data; the field is written
- * over them where it belongs. */
-static int size_length(const struct framing *f, size_t n, size_t *total) {
-  uint64_t v;
-  if (n > f->max || __builtin_add_overflow(n, (size_t)f->strip, total)) return ERR_MSGSIZE;
-  if (*total < header_len(f)) return ERR_PROTO;
-  return wire_value(f, *total, &v);
-}
-
-static inline size_t head_room(const struct framing *f) {
-  return f->kind == FRAMING_LENGTH ? smaller(f->offset, f->strip) : 0;
-}
-
 int framing_size(const struct framing *f, const char *data, size_t n, size_t head_len,
                  size_t *total) {
-  if (head_len && head_len != head_room(f)) return ERR_PROTO;
+  if (head_len && head_len != framing_head_room(f)) return ERR_PROTO;
   if (f->kind == FRAMING_LINE) return size_line(f, data, n, total);
   if (f->kind == FRAMING_DELIMITER) return size_delimiter(f, data, n, total);
-  if (f->kind == FRAMING_LENGTH) return size_length(f, n, total);
+  if (framing_is_counted(f)) return counted_size(f, n, total);
   *total = n;
   return n > f->max || (f->kind == FRAMING_FIXED && n != f->count) ? ERR_MSGSIZE : 0;
-}
-
-static char *put(char *out, const char *data, size_t n) {
-  if (n) memcpy(out, data, n);
-  return out + n;
-}
-
-static void encode_length(const struct framing *f, const char *data, size_t n, const char *head,
-                          char *out) {
-  uint64_t v = 0;
-  memset(out, 0, f->strip);
-  if (head) put(out, head, head_room(f));
-  put(out + f->strip, data, n);
-  wire_value(f, f->strip + n, &v);
-  field_put(f, out, v);
 }
 
 void framing_encode(const struct framing *f, const char *data, size_t n, const char *head,
                     char *out) {
   size_t added;
-  if (f->kind == FRAMING_LENGTH) {
-    encode_length(f, data, n, head, out);
+  if (framing_is_counted(f)) {
+    counted_encode(f, data, n, head, out);
     return;
   }
   const char *end = appended(f, data, n, &added);

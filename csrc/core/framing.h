@@ -18,7 +18,11 @@ enum framing_kind {
   FRAMING_FIXED,     /* count bytes (0 is a message too: the empty one) */
   FRAMING_LINE,      /* up to \n or \r\n */
   FRAMING_DELIMITER, /* up to exact bytes */
-  FRAMING_LENGTH     /* a header that holds a length */
+  /* from here on a header announces how long the message is */
+  FRAMING_LENGTH,    /* a field of fixed size and place */
+  FRAMING_VARINT,    /* a LEB128 number */
+  FRAMING_NETSTRING, /* decimal digits and a colon; a comma ends the message */
+  FRAMING_HEADER     /* magic and version, a type, a length; a checksum ends the message */
 };
 
 struct framing {
@@ -30,15 +34,41 @@ struct framing {
   bool includes_header;  /* LENGTH: the value counts the header too */
   bool by_byte;          /* FIXED, ALL, RAW: each byte is a sign of life, not only the whole:
                             for who counts idleness; a cut is none the different */
-  uint8_t size;          /* LENGTH: bytes of the field: 1, 2, 3, 4, 8 */
-  uint32_t offset;       /* LENGTH: bytes before the field */
+  uint8_t size;          /* LENGTH, HEADER: bytes of the field: 1, 2, 3, 4, 8 */
+  bool ends_in_checksum; /* HEADER: a CRC-32 of all before it follows the data */
+  uint8_t type;          /* HEADER: of the message that is written */
+  uint32_t offset;       /* LENGTH, VARINT: bytes before the field */
   uint32_t strip;        /* LENGTH: leading bytes that are not part of the message */
   int64_t adjust;        /* LENGTH: added to the value */
   size_t count;          /* FIXED */
   size_t max;            /* limit of a message, terminator and stripped bytes not counted */
-  const char *delimiter; /* DELIMITER: borrowed, outlives the framing; length >= 1 */
-  size_t delimiter_len;
+  /* Borrowed, outlives the framing; length >= 1.  What a message of DELIMITER ends with; what
+   * one of HEADER begins with: magic, version. */
+  union {
+    const char *delimiter;
+    const char *prefix;
+  };
+  union {
+    size_t delimiter_len;
+    size_t prefix_len;
+  };
 };
+
+/* Does a header announce where the message ends?  If it cannot be, no next one is known. */
+static inline bool framing_is_counted(const struct framing *f) { return f->kind >= FRAMING_LENGTH; }
+
+/* How many bytes before the field of a message are neither data nor the field: LENGTH and
+ * VARINT with an offset. */
+static inline size_t framing_head_room(const struct framing *f) {
+  if (f->kind == FRAMING_VARINT || (f->kind == FRAMING_LENGTH && f->offset < f->strip))
+    return f->offset;
+  return f->kind == FRAMING_LENGTH ? f->strip : 0;
+}
+
+/* The type of a message of HEADER that was found to begin at p. */
+static inline uint8_t framing_type(const struct framing *f, const char *p) {
+  return (uint8_t)p[f->prefix_len];
+}
 
 /* The memory of a scan that found nothing yet.  All zero to begin; the caller keeps it as
  * long as bytes are only added at the tail, and zeroes it when bytes leave the head or
@@ -58,11 +88,13 @@ struct cut {
  *   0             found, *cut filled (FIXED: all sums checked against overflow)
  *   ERR_AGAIN     not yet; s->need set.  Never when ended.
  *   ERR_EOF       ended, and what is there is no message (n may be 0)
- *   ERR_MSGSIZE   the message is, or will be, longer than max.  LENGTH: known from the header
+ *   ERR_MSGSIZE   the message is, or will be, longer than max.  Counted: known from the header
  *                 alone; LINE, DELIMITER: as soon as max + terminator bytes hold no end (a \r
  *                 at position max may still belong to a terminator); ALL: n > max; FIXED:
  *                 count > max
- *   ERR_PROTO     LENGTH: a value that makes the message shorter than its header or strip
+ *   ERR_PROTO     LENGTH: a value that makes the message shorter than its header or strip;
+ *                 VARINT: more than 64 bits; NETSTRING: not one; HEADER: another prefix (said at
+ *                 its first byte) or checksum (said when all of the message is there)
  * RAW never fails but by ERR_EOF, and cuts min(n, max); ALL answers only when ended. */
 int framing_cut(const struct framing *f, struct scan *s, const char *p, size_t n, bool ended,
                 struct cut *cut);
@@ -71,8 +103,8 @@ int framing_cut(const struct framing *f, struct scan *s, const char *p, size_t n
  *   0; ERR_MSGSIZE: over max, or its length does not fit the field, or (FIXED) n != count;
  *   ERR_PROTO: LINE and DELIMITER data that contains the terminator; LENGTH data (strip 0)
  *   too short to hold its header; a head of the wrong length.
- * head (head_len bytes): LENGTH with an offset and strip > 0: the min(offset, strip) bytes
- * before the field; head_len 0 means zeros.  Otherwise head_len must be 0. */
+ * head (head_len bytes): the framing_head_room() bytes before the field; head_len 0 means
+ * zeros. */
 int framing_size(const struct framing *f, const char *data, size_t n, size_t head_len,
                  size_t *total);
 

@@ -209,7 +209,7 @@ static int l_close(lua_State *L) {
   if (delay > 0) return end_later(L, c, delay, false);
   bool was_open = conn_is_open(c);
   conn_close(c);
-  if (was_open && !rt_in_task(rt) && !rt->driver && !in_finalizer(L))
+  if (was_open && !rt_in_task(rt) && !rt->driver && !rt->in_hook && !in_finalizer(L))
     rt_drive_until(L, rt, is_flushed, c);
   if (was_open && c->out_end) return conn_failed(L, c, "close", c->out_end);
   lua_pushboolean(L, true);

@@ -32,8 +32,7 @@ struct framing_opts {
 #define END                                                                                        \
   { NULL, OPT_ANY, 0 }
 
-/* [-0, +1] A new framing, all zero but its kind. */
-static struct framing *new_framing(lua_State *L, enum framing_kind kind) {
+struct framing *lframing_new(lua_State *L, enum framing_kind kind) {
   struct framing *f = lua_newuserdatauv(L, sizeof *f, 1);
   memset(f, 0, sizeof *f);
   f->kind = (uint8_t)kind;
@@ -52,7 +51,7 @@ A message is whatever has come, at least one byte.
 @waits never
 */
 static int l_raw(lua_State *L) {
-  new_framing(L, FRAMING_RAW);
+  lframing_new(L, FRAMING_RAW);
   return 1;
 }
 
@@ -69,7 +68,7 @@ static int l_line(lua_State *L) {
   struct framing_opts fo = {0};
   no_number(L, 1);
   opts_read(L, 1, keys, &fo);
-  struct framing *f = new_framing(L, FRAMING_LINE);
+  struct framing *f = lframing_new(L, FRAMING_LINE);
   f->max = fo.max;
   f->keep = fo.keep;
   return 1;
@@ -91,7 +90,7 @@ static int l_delimiter(lua_State *L) {
   luaL_argcheck(L, n > 0, 1, "an empty delimiter");
   no_number(L, 2);
   opts_read(L, 2, keys, &fo);
-  struct framing *f = new_framing(L, FRAMING_DELIMITER);
+  struct framing *f = lframing_new(L, FRAMING_DELIMITER);
   f->max = fo.max;
   f->delimiter = bytes;
   f->delimiter_len = n;
@@ -110,7 +109,7 @@ Each message has the same length.
 static int l_fixed(lua_State *L) {
   size_t n = check_count(L, 1);
   luaL_argcheck(L, n > 0, 1, "at least 1");
-  new_framing(L, FRAMING_FIXED)->count = n;
+  lframing_new(L, FRAMING_FIXED)->count = n;
   return 1;
 }
 
@@ -167,7 +166,7 @@ static int l_length(lua_State *L) {
   if (fo.offset > 65536) return luaL_error(L, "option 'offset' must be at most 65536");
   bool little = is_little(L, 1);
   int64_t adjust = adjust_option(L, 1);
-  struct framing *f = new_framing(L, FRAMING_LENGTH);
+  struct framing *f = lframing_new(L, FRAMING_LENGTH);
   f->size = (uint8_t)fo.size;
   f->offset = (uint32_t)fo.offset;
   f->strip = fo.strip < 0 ? (uint32_t)(fo.offset + fo.size) : (uint32_t)fo.strip;
@@ -336,5 +335,6 @@ void lframing_register(lua_State *L, struct rt *rt) {
   lua_pop(L, 1);
   lua_newtable(L);
   rt_setfuncs(L, rt, constructors);
+  rt_setfuncs(L, rt, lframing_counted);
   lua_setfield(L, -2, "framing");
 }

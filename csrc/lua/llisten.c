@@ -153,7 +153,8 @@ static int l_listen(lua_State *L) {
   return 1;
 }
 
-/* core.servers() -> list of those that listen */
+/* core.servers() -> list of those that have not ended: they listen, or have connections or handlers
+ */
 static int l_servers(lua_State *L) {
   struct rt *rt = rt_of(L);
   lua_newtable(L);

@@ -250,6 +250,8 @@ static int recv_frame(lua_State *L, int opts, enum recv_style style) {
 
 /***
 Receives one message of the connection's framing.
+`framing.header` gives the type as a second result, `framing.varint` with an `offset` the bytes
+before the length.
 @function Conn:recv_frame
 @tparam[opt] number|table opts `timeout`, `max` (the framing's, or of `limits`), `retry`
 @treturn any the message: a string, or what a framing in Lua makes of it

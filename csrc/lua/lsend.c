@@ -100,8 +100,8 @@ is returned by every following `send`, `flush` and `close`.
 
 static const struct opt send_keys[] = {OPT_TIMEOUT, OPT_RETRY, OPT_END};
 static const struct opt pkg_keys[] = {OPT_TIMEOUT, OPT_MAX, OPT_HEADER, OPT_RETRY, OPT_END};
-static const struct opt frame_keys[] = {
-    OPT_TIMEOUT, OPT_MAX, {"head", OPT_ANY, 0}, OPT_RETRY, OPT_END};
+static const struct opt frame_keys[] = {OPT_TIMEOUT,          OPT_MAX,   {"head", OPT_ANY, 0},
+                                        {"type", OPT_ANY, 0}, OPT_RETRY, OPT_END};
 static const struct opt count_keys[] = {OPT_TIMEOUT, OPT_MAX, OPT_RETRY, OPT_END};
 
 static int send_run(lua_State *L, struct rt *rt, struct op *o);
@@ -319,8 +319,8 @@ static double codec_timeout(lua_State *L, const struct conn *c) {
 Sends one message in the connection's framing.
 @function Conn:send_frame
 @tparam any data a string, or what the `encode` of a framing in Lua takes
-@tparam[opt] number|table opts `timeout`, `retry`, `max`, `head` (what precedes a length field); a
-framing in Lua gets them all
+@tparam[opt] number|table opts `timeout`, `retry`, `max`, `head` (what precedes a length field),
+`type` (0 to 255, of `framing.header`); a framing in Lua gets them all
 @treturn integer bytes accepted, with what the framing adds
 @codes EMSGSIZE, EPROTO (this framing cannot carry it: a line with a newline inside), ETIMEDOUT,
 ECLOSED, EPIPE, ECONNRESET
@@ -346,6 +346,7 @@ static int l_send_frame(lua_State *L) {
   o.framed = true;
   o.f = *c->framing;
   o.f.max = so.max ? so.max : o.f.max ? o.f.max : SIZE_MAX;
+  o.f.type = type_option(L, 3, &o.f);
   o.index = push_head(L, 3);
   return send_run(L, rt, &o);
 }

@@ -39,12 +39,17 @@ static int keep_traceback(lua_State *L) {
   return 1;
 }
 
-/* [{err, traceback}] -> []  To the server's on_error, or that of wire. */
+/* [{err, traceback}] -> []  To the server's on_error, or that of wire.  Without memory there was no
+ * message handler, and the error is a string. */
 static void report_hook(lua_State *L, struct lserver *ls, int ls_idx, int idx) {
   int e = lua_gettop(L);
   if (!push_hook(L, ls_idx, SERVER_ON_ERROR)) task_push_reporter(L, ls->rt);
-  lua_rawgeti(L, e, 1);
-  lua_rawgeti(L, e, 2);
+  for (int i = 1; i <= 2; i++) {
+    if (lua_istable(L, e))
+      lua_rawgeti(L, e, i);
+    else
+      lua_pushvalue(L, e);
+  }
   lua_pushvalue(L, idx);
   task_spawn(L, ls->rt, 3, 0)->reporting = true;
   lua_settop(L, e - 1);
@@ -58,9 +63,10 @@ static bool run_on_accept(lua_State *L, struct lserver *ls, int ls_idx, int idx)
   lua_pushcfunction(L, keep_traceback);
   lua_insert(L, fn);
   lua_pushvalue(L, idx);
+  bool inside = ls->rt->in_hook; /* of another server's */
   ls->rt->in_hook = true;
   bool failed = lua_pcall(L, 1, 1, fn) != LUA_OK;
-  ls->rt->in_hook = false;
+  ls->rt->in_hook = inside;
   bool refused = failed || (lua_isboolean(L, -1) && !lua_toboolean(L, -1));
   if (failed) report_hook(L, ls, ls_idx, idx);
   lua_settop(L, fn - 1);
@@ -84,7 +90,10 @@ int serve_adopt(lua_State *L, struct lserver *ls, int ls_idx, int idx) {
   struct conn *c = check_conn(L, ls->rt, idx);
   lua_pushvalue(L, ls_idx);
   lua_setiuservalue(L, idx, CONN_SERVER); /* the server outlives its connections */
-  if (!is_accepted(L, ls, ls_idx, idx) || !conn_is_open(c)) {
+  bool accepted = is_accepted(L, ls, ls_idx, idx);
+  if (c->keeper) return ERR_AGAIN; /* on_accept gave it to a server itself */
+  if (!conn_is_open(c)) return ERR_AGAIN;
+  if (!accepted) {
     conn_reset(c);
     return ERR_AGAIN;
   }
@@ -254,6 +263,16 @@ static int tell_exit(lua_State *L) {
   return 0;
 }
 
+static void leave_servers(struct lserver *ls) {
+  if (ls->ref == LUA_NOREF) return;
+  if (ls->prev)
+    ls->prev->next = ls->next;
+  else
+    ls->rt->servers = ls->next;
+  if (ls->next) ls->next->prev = ls->prev;
+  ls->prev = ls->next = NULL;
+}
+
 /* What callbacks only marked. */
 static void settle(struct job *j) {
   struct lserver *ls = (struct lserver *)(void *)((char *)j - offsetof(struct lserver, settle_job));
@@ -267,6 +286,7 @@ static void settle(struct job *j) {
     waitq_wake_all(&ls->watchers, 0);
   }
   if (ls->alive) return;
+  leave_servers(ls);
   rt_release(rt->driver, rt, ls->ref);
   ls->ref = LUA_NOREF;
 }
@@ -295,25 +315,16 @@ void serve_begin(lua_State *L, struct lserver *ls, int idx) {
   lua_pop(L, 1);
 }
 
-static void leave_servers(struct lserver *ls) {
-  if (ls->prev)
-    ls->prev->next = ls->next;
-  else
-    ls->rt->servers = ls->next;
-  if (ls->next) ls->next->prev = ls->prev;
-  ls->prev = ls->next = NULL;
-}
-
 void serve_stop(struct lserver *ls) {
   if (!server_is_open(&ls->s)) return;
   server_close(&ls->s);
-  leave_servers(ls);
   job_remove(&ls->rt->turn, &ls->accept_job);
   note_change(ls);
 }
 
 void serve_fini(struct lserver *ls) {
   serve_stop(ls);
+  leave_servers(ls);
   server_fini(&ls->s);
   waitq_wake_all(&ls->watchers, ERR_CLOSED);
   job_remove(&ls->rt->turn, &ls->settle_job);

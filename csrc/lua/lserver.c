@@ -154,8 +154,10 @@ static void drain_all(struct lserver *ls) {
 /* [server]  What came before is still accepted and served.  on_shutdown stands in line before the
  * handlers that end now. */
 static void begin_shutdown(lua_State *L, struct lserver *ls) {
+  bool ended = ls->ref == LUA_NOREF;
   if (ls->begun) return;
   ls->begun = true;
+  if (ended) return;
   if (lua_getiuservalue(L, 1, SERVER_ON_SHUTDOWN) != LUA_TNIL) {
     lua_pushvalue(L, 1);
     serve_spawn_hook(L, ls, 1, 0);
@@ -268,7 +270,7 @@ static int l_run(lua_State *L) {
                  .timeout = INFINITY,
                  .outside = true};
   lua_settop(L, 1);
-  if (rt_in_task(rt) || rt->driver) return exit_run(L, rt, &o);
+  if (rt_in_task(rt) || rt->driver || rt->in_hook) return exit_run(L, rt, &o);
   refuse_in_finalizer(L, "run");
   rt->stopped = false;
   rt_run(L, rt, has_exited, ls);

@@ -228,7 +228,7 @@ waits for what nothing can bring any more
 */
 static int l_run(lua_State *L) {
   struct rt *rt = rt_of(L);
-  if (rt_in_task(rt) || rt->driver)
+  if (rt_in_task(rt) || rt->driver || rt->in_hook)
     return luaL_error(L, "run: the loop is running already; inside a task just wait, or use "
                          "wire.spawn and join");
   refuse_in_finalizer(L, "run");

@@ -109,18 +109,21 @@ int recv_wait(lua_State *L, struct rt *rt, struct op *o, struct message *m) {
   return r;
 }
 
-bool recv_push(lua_State *L, const struct op *o, const struct message *m) {
+int recv_push(lua_State *L, const struct op *o, const struct message *m) {
   struct conn *c = o->on;
   struct cut cut = m->cut;
   uint64_t before = c->consumed;
   bool peek = o->peek;
+  struct beside b;
+  beside_copy(&b, &o->f, m); /* first: a push may run a finalizer, and bytes move */
   lua_pushlstring(L, m->base + cut.at, cut.len);
+  int n = 1 + beside_push(L, &b);
   if (c->consumed != before) {
-    lua_pop(L, 1);
-    return false;
+    lua_pop(L, n);
+    return 0;
   }
   if (!peek) conn_took(c, &cut);
-  return true;
+  return n;
 }
 
 int recv_push_partial(lua_State *L, struct conn *c) {
@@ -156,6 +159,7 @@ int recv_one(lua_State *L, struct rt *rt, struct op *o) {
   for (;;) {
     int r = recv_wait(L, rt, o, &m);
     if (r) return recv_failed(L, o, r);
-    if (recv_push(L, o, &m)) return 1;
+    int n = recv_push(L, o, &m);
+    if (n) return n;
   }
 }

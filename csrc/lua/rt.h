@@ -92,7 +92,7 @@ struct rt {
   uint16_t main_calls;
   bool main_woken, stopped, closed;
   bool in_hook;            /* a function of the user's runs that must not wait */
-  struct lserver *servers; /* that listen */
+  struct lserver *servers; /* that have not ended */
   struct quit quit;
 };
 
@@ -281,6 +281,8 @@ int conn_failed(lua_State *L, struct conn *c, const char *what, int code);
 void check_framing(lua_State *L, int idx);
 /* The C framing at idx, or NULL if it is one in Lua. */
 const struct framing *to_framing(lua_State *L, int idx);
+/* [-0, +1] A new framing, all zero but its kind. */
+struct framing *lframing_new(lua_State *L, enum framing_kind kind);
 
 /* ---- receiving: recv.c */
 
@@ -296,9 +298,10 @@ int recv_one(lua_State *L, struct rt *rt, struct op *o);
 /* Waits for one message of o->f. 0: *m is it, not yet consumed; otherwise why not. In a task
  * that must wait it does not return. */
 int recv_wait(lua_State *L, struct rt *rt, struct op *o, struct message *m);
-/* Pushes the message, then consumes it: no byte is lost if memory runs out. [-0, +1]
- * false: a finalizer took those bytes while they were pushed; nothing is pushed, try again. */
-bool recv_push(lua_State *L, const struct op *o, const struct message *m);
+/* Pushes the message (and what its framing gives beside it), then consumes it: no byte is lost if
+ * memory runs out.  [-0, +(1|2)] -> how many values
+ * 0: a finalizer took those bytes while they were pushed; nothing is pushed, try again. */
+int recv_push(lua_State *L, const struct op *o, const struct message *m);
 /* nil, message, code[, partial] as o->style wants it */
 int recv_failed(lua_State *L, struct op *o, int code);
 /* What had come of a message that the end of the stream cut off is handed over. [-0, +0 or +1] */
@@ -313,6 +316,23 @@ int lframing_recv(lua_State *L, struct rt *rt, struct op *o, size_t max);
 /* [conn, data, opts]: data is replaced by what the Conn's framing in Lua makes of it; raises if
  * it has none. */
 void lframing_encode(lua_State *L, const char *what);
+
+/* ---- lframing_counted.c */
+
+enum { VARINT_OFFSET_MAX = 255 };
+
+/* What a message brings beside its data, copied: the type of HEADER, the head of VARINT. */
+struct beside {
+  uint8_t kind, type;
+  size_t head_len;
+  char head[VARINT_OFFSET_MAX];
+};
+void beside_copy(struct beside *b, const struct framing *f, const struct message *m);
+/* [-0, +(0|1)] -> how many values */
+int beside_push(lua_State *L, const struct beside *b);
+/* The option "type" of a message to be sent among those at idx; 0 without. */
+uint8_t type_option(lua_State *L, int idx, const struct framing *f);
+extern const luaL_Reg lframing_counted[];
 
 extern const luaL_Reg lfacts_methods[], lrecv_methods[], lsend_methods[], lfile_methods[];
 extern const luaL_Reg lconnopt_methods[], ltimer_methods[];
