@@ -648,6 +648,7 @@ describe("A pool of a function's connections", function()
       raises("pool_spec.*must return a connection or nil, message, code; not a table", function()
         local _ = pool:get()
       end)
+      raises("^[^:]*pool_spec.*must return", function() local _ = pool:use(print) end)
     end
   end)
 

@@ -226,7 +226,7 @@ end
 local function check_conn(conn)
   if getmetatable(conn) == "lunewire.Conn" then return conn end
   error("pool: the factory must return a connection or nil, message, code; not a " .. type(conn),
-    4)
+    5)
 end
 
 -- -> an entry | nil, message, code
@@ -245,6 +245,23 @@ end
 local function check_timeout(timeout)
   if timeout == nil or type(timeout) == "number" and timeout == timeout then return timeout end
   error("get: a number of seconds is expected, not a " .. type(timeout), 3)
+end
+
+-- -> a lease | nil, message, code.  Misuse is that of the caller's caller.
+local function take(self, timeout)
+  local due = core.now() + (timeout or self.timeout)
+  if self.over then return closed(self) end
+  local ok, message, code = take_slot(self, seconds_to(due))
+  if not ok then return nil, message, code end
+  local slot <close> = setmetatable({ pool = self }, Slot)
+  local entry = take_idle(self)
+  if not entry then
+    entry, message, code = open(self, seconds_to(due))
+    if not entry then return nil, message, code end
+  end
+  local lease = setmetatable({ pool = self, entry = entry, conn = entry.conn, calls = 0 }, Lease)
+  slot.pool = nil
+  return lease
 end
 
 --- Takes a connection out of the pool: the one that was idle for the shortest time, or a new one.
@@ -266,19 +283,8 @@ end
 -- @waits until it is the caller's turn, and for a new connection
 -- @raise a factory that returns something else; what it raises
 function Pool:get(timeout)
-  local due = core.now() + (check_timeout(timeout) or self.timeout)
-  if self.over then return closed(self) end
-  local ok, message, code = take_slot(self, seconds_to(due))
-  if not ok then return nil, message, code end
-  local slot <close> = setmetatable({ pool = self }, Slot)
-  local entry = take_idle(self)
-  if not entry then
-    entry, message, code = open(self, seconds_to(due))
-    if not entry then return nil, message, code end
-  end
-  local lease = setmetatable({ pool = self, entry = entry, conn = entry.conn, calls = 0 }, Lease)
-  slot.pool = nil
-  return lease
+  local lease, message, code = take(self, check_timeout(timeout))
+  return lease, message, code -- no tail call: take counts the levels
 end
 
 --- Gives a connection back before its block ends, or without one.
@@ -307,7 +313,7 @@ function Pool:use(fn, ...)
   if type(fn) ~= "function" and not (getmetatable(fn) or {}).__call then
     error("use: a function is expected, not a " .. type(fn), 2)
   end
-  local lease <close>, message, code = self:get()
+  local lease <close>, message, code = take(self)
   if not lease then return nil, message, code end
   return fn(lease, ...)
 end
@@ -351,7 +357,7 @@ end
 local function connector(addr, settings)
   return function(timeout)
     local conn, message, code = dial.connect(addr, settings, timeout)
-    if conn == false then error(message, 4) end
+    if conn == false then error(message, 5) end
     return conn, message, code
   end
 end
