@@ -91,13 +91,13 @@ struct conn {
   bool readable, blocked;    /* the link may have input; it took less than it was given */
   bool fin_wanted, fin_sent; /* the end of our output: behind what is unsent; it is out */
   bool delayed;              /* OPEN: the timer will close it */
-  bool resting;              /* OPEN: nobody uses it; the timer, if armed, will close it */
   bool link_closed;          /* CLOSING: the link was told to close */
   bool desync;               /* a message was too long to be received: no next one is known */
   bool owed;                 /* a reply that nobody waits for any more is still to come */
   bool draining;             /* the server shuts down: no further message is awaited */
   bool spared;               /* the keeper's own: it does not wait for this one */
   bool accepted;             /* this end was accepted (a pipe: the second end), not dialled */
+  bool resting;              /* OPEN: nobody uses it; the timer, if armed, will close it */
   bool by_byte;              /* of the last receive: each byte ends the peer's idleness */
 };
 

@@ -348,6 +348,7 @@ void rt_metatable(lua_State *L, struct rt *rt, const char *name, const luaL_Reg 
                   lua_CFunction gc);
 
 void task_register(lua_State *L, struct rt *rt);
+void lrest_register(lua_State *L, struct rt *rt);
 void ltask_register(lua_State *L, struct rt *rt);
 void lco_register(lua_State *L, struct rt *rt);
 void lconn_register(lua_State *L, struct rt *rt);
@@ -356,7 +357,6 @@ void lfile_register(lua_State *L, struct rt *rt);
 void lresolve_register(lua_State *L, struct rt *rt);
 void llisten_register(lua_State *L, struct rt *rt);
 void lserver_register(lua_State *L, struct rt *rt);
-void lrest_register(lua_State *L, struct rt *rt);
 void lsignal_register(lua_State *L, struct rt *rt);
 void ltimer_register(lua_State *L, struct rt *rt);
 void lframing_register(lua_State *L, struct rt *rt);
