@@ -1,5 +1,5 @@
 -- The examples of clients, pools and network logs, each in a process of its own, against real
--- peers: nc, openssl and redis-server.
+-- peers: nc, socat, openssl and redis-server.
 local assert = require "luassert"
 local describe = require("busted").describe
 local support = require "spec.support"
@@ -89,7 +89,8 @@ server: the client closed the connection
     local files <close> = certificate()
     local server, address = start_ping_server("--tls", files.cert, files.key, "127.0.0.1:0", 1)
     local client = support.peer(("(printf ping; sleep 1) | openssl s_client -quiet " ..
-      "-verify_return_error -CAfile %s -connect %s 2>/dev/null"):format(files.cert, address))
+      "-no_ign_eof -verify_return_error -CAfile %s -connect %s 2>/dev/null"):format(files.cert,
+      address))
     assert.equal("pong", (client:output()))
     local output = server:output()
     assert.matches("server recv ping\nserver send pong\n", output)
@@ -181,9 +182,9 @@ describe("examples/netlog.lua", function()
   it("with --tls delivers to a collector with a certificate", function()
     local files <close> = certificate()
     local port = wire.free_port()
-    local collector = support.peer(("exec openssl s_server -quiet -naccept 1 -cert %s -key %s " ..
-      "-accept 127.0.0.1:%d"):format(files.cert, files.key, port))
-    os.execute "sleep 0.3" -- its one connection is not for trying
+    local collector = support.peer(("exec socat -u OPENSSL-LISTEN:%d,bind=127.0.0.1,reuseaddr," ..
+      "fork,verify=0,cert=%s,key=%s STDOUT 2>/dev/null"):format(port, files.cert, files.key))
+    await_listener("127.0.0.1:" .. port)
     run_example("netlog", "--tls", files.cert, "127.0.0.1:" .. port)
     assert.matches("This is a regular message$", collector:line())
     collector:line()

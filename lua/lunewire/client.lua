@@ -213,8 +213,8 @@ end
 -- send that failed has failed, though the next one may succeed.
 -- @function wire.client
 -- @tparam string|table addr as of `connect`
--- @tparam[opt] table|number opts those of `connect`: `timeout` (30), `tls` and others; `reconnect`:
---   true or {`min` (0.1), `max` (30), `jitter` (0.5, a share)}; `on_connect(conn)`: called after
+-- @tparam[opt] table|number opts those of `connect`: `timeout` (30), `tls` (its files are read
+--   at the first connect) and others; `reconnect`: true or {`min` (0.1), `max` (30), `jitter` (0.5, a share)}; `on_connect(conn)`: called after
 --   each dial, before anybody else has the connection; false, or nil and a message, or an error
 --   fails the connect; `on_disconnect(message, code)`: runs in a task of its own once for each lost
 --   connection (not for one that `disconnect` ended)

@@ -42,14 +42,32 @@ end
 -- Seconds from now until a time, which may be math.huge.
 function dial.seconds_to(due) return due == math.huge and due or due - core.now() end
 
--- Calls connect; misuse comes back as `false, text`, to be raised where the user stands.
+-- Calls the core; misuse comes back as `false, text`, to be raised where the user stands.
+local function protected(f, ...)
+  local ok, result, message, code = pcall(f, ...)
+  if ok then return result, message, code end
+  if result == core.CANCELED then error(result, 0) end
+  return false, result
+end
+
+-- Files are read once for all connections, whose sessions can be resumed then.
+local function make_context(settings)
+  local tls = settings.tls
+  if tls ~= true and type(tls) ~= "table" then return true end
+  local context, message, code = protected(core.tls_context, tls ~= true and tls or nil)
+  if context then settings.tls = context end
+  return context, message, code
+end
+
+-- -> conn | nil, message, code | false, what misuse this is
 function dial.connect(addr, settings, timeout)
+  local made, message, code = make_context(settings)
+  if not made then return made, message, code end
   local opts = { timeout = timeout }
-  for key, value in pairs(settings) do opts[key] = opts[key] or value end
-  local ok, conn, message, code = pcall(core.connect, addr, opts)
-  if ok then return conn, message, code end
-  if conn == core.CANCELED then error(conn, 0) end
-  return false, conn
+  for key, value in pairs(settings) do
+    if key ~= "timeout" then opts[key] = value end
+  end
+  return protected(core.connect, addr, opts)
 end
 
 -- Closes without waiting, whoever calls.
