@@ -214,10 +214,11 @@ end
 -- @function wire.client
 -- @tparam string|table addr as of `connect`
 -- @tparam[opt] table|number opts those of `connect`: `timeout` (30), `tls` (its files are read
---   at the first connect) and others; `reconnect`: true or {`min` (0.1), `max` (30), `jitter` (0.5, a share)}; `on_connect(conn)`: called after
---   each dial, before anybody else has the connection; false, or nil and a message, or an error
---   fails the connect; `on_disconnect(message, code)`: runs in a task of its own once for each lost
---   connection (not for one that `disconnect` ended)
+--   at the first connect) and others; `reconnect`: true or {`min` (0.1), `max` (30), `jitter`
+--   (0.5, a share)}; `on_connect(conn)`: called after each dial, before anybody else has the
+--   connection; false, or nil and a message, or an error fails the connect;
+--   `on_disconnect(message, code)`: runs in a task of its own once for each lost connection (not
+--   for one that `disconnect` ended)
 -- @treturn Client
 -- @waits never
 -- @raise for what is no address
