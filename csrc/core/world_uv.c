@@ -75,10 +75,20 @@ static void wait_until(struct world_uv *w, double until) {
   uv_timer_stop(&w->timer);
 }
 
+/* libuv does nothing in a loop in which only signals are watched: they do not count.  A timer does.
+ */
+static void look(struct world_uv *w) {
+  const uint64_t far = 1000;
+  bool idle = w->signals.first && !uv_loop_alive(&w->loop);
+  if (idle) uv_timer_start(&w->timer, on_timer, far, 0);
+  uv_run(&w->loop, UV_RUN_NOWAIT);
+  if (idle) uv_timer_stop(&w->timer);
+}
+
 static bool world_uv_poll(struct world *base, double until) {
   struct world_uv *w = world_of(base);
   if (world_run_posts(base) || until <= world_uv_now(base)) {
-    uv_run(&w->loop, UV_RUN_NOWAIT);
+    look(w);
     return true;
   }
   if (isinf(until) && !uv_loop_alive(&w->loop)) return false;

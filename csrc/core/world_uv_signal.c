@@ -36,6 +36,14 @@ static int note_before(const struct signals *all, struct signal_uv *u) {
   return sigaction(u->signum, NULL, &u->before) == 0 ? 0 : ERR_INVAL;
 }
 
+/* What was there before may be libuv's own, of another loop of the process: it is not to be given
+ * back, for that loop may be gone by then. */
+static void disown(struct signal_uv *u) {
+  struct sigaction now;
+  if (sigaction(u->signum, NULL, &now) == 0 && now.sa_handler == u->before.sa_handler)
+    u->before = (struct sigaction){.sa_handler = SIG_DFL};
+}
+
 int signals_start(struct signals *all, uv_loop_t *loop, struct signal_watch *s, int signum,
                   bool once) {
   struct signal_uv *u = calloc(1, sizeof *u);
@@ -56,6 +64,7 @@ int signals_start(struct signals *all, uv_loop_t *loop, struct signal_watch *s, 
     uv_close((uv_handle_t *)&u->handle, on_closed);
     return r;
   }
+  disown(u);
   u->next = all->first;
   all->first = u;
   u->watch = s;

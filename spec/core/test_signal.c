@@ -125,3 +125,31 @@ TEST(a_world_closes_with_its_watches) {
   CHECK(s.watch.handle == NULL);
   CHECK(action_of(SIGUSR1) == SIG_DFL);
 }
+
+/* Two Lua states in one process, say. */
+TEST(two_worlds_that_stop_in_the_order_of_their_start_leave_the_default) {
+  struct world *w = probe_world(), *other = probe_world();
+  struct seen a, b;
+  seen_init(&a, w, count);
+  seen_init(&b, other, count);
+  CHECK_EQ(start(&a, SIGUSR1, false), 0);
+  CHECK_EQ(start(&b, SIGUSR1, false), 0);
+  finish(&a);
+  CHECK(action_of(SIGUSR1) != SIG_DFL);
+  finish(&b);
+  CHECK(action_of(SIGUSR1) == SIG_DFL);
+  probe_world_end(w);
+  probe_world_end(other);
+}
+
+TEST(a_poll_that_only_looks_sees_signals_though_nothing_is_open) {
+  struct world *w = probe_world();
+  struct seen s;
+  seen_init(&s, w, count);
+  CHECK_EQ(start(&s, SIGUSR1, false), 0);
+  CHECK_EQ(raise(SIGUSR1), 0);
+  for (int i = 0; i < 3; i++) w->ops->poll(w, -INFINITY);
+  CHECK_EQ(s.times, 1);
+  finish(&s);
+  probe_world_end(w);
+}
