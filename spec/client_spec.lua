@@ -1,8 +1,10 @@
--- wire.client: connecting, losing a connection, dialling again.
+-- wire.client: connecting, what it forwards, losing a connection.
+-- What this is not: dialling again (client_reconnect_spec), TLS (client_tls_spec).
 local assert = require "luassert"
 local describe = require("busted").describe
 local core = require "lunewire.core"
 local support = require "spec.support"
+local talkers = require "spec.talkers"
 local wire = require "lunewire"
 
 local it, fails, raises = support.it, support.fails, support.raises
@@ -10,31 +12,8 @@ local it, fails, raises = support.it, support.fails, support.raises
 local NOBODY <const> = "127.0.0.1:1"
 local QUICK <const> = { min = 0.01, max = 0.02 }
 
-local function echo(conn)
-  for line in conn:lines() do conn:send(line, "\n") end
-end
-
--- A server that echoes lines; opts as of serve.
-local function echo_server(opts) return assert(wire.serve("127.0.0.1:0", opts or {}, echo)) end
-
-local function connected(server, opts)
-  local client = wire.client(server:addr(), opts)
-  assert(client:connect(5))
-  return client
-end
-
--- The peer of a client that is not served by a handler.
-local function accepted(opts)
-  local server = assert(wire.listen "127.0.0.1:0")
-  local client = connected(server, opts)
-  return client, assert(server:accept(5)), server
-end
-
-local function wait_until(condition)
-  local limit = wire.now() + 5
-  while not condition() and wire.now() < limit do wire.sleep(0.002) end
-  assert.is_true(condition())
-end
+local accepted, connected, echo_server, wait_until =
+  talkers.accepted, talkers.connected, talkers.server, talkers.wait_until
 
 describe("A client", function()
   it("is not connected before connect, which is true at once from then on", function()
@@ -206,15 +185,28 @@ end)
 describe("Several tasks that connect one client", function()
   it("share one dial", function()
     local accepted_count = 0
-    local server <close> = assert(wire.serve("127.0.0.1:0", {
+    local server <close> = echo_server {
       on_accept = function() accepted_count = accepted_count + 1 end,
-    }, echo))
+    }
     local client <close> = wire.client(server:addr())
     local tasks = {}
     for i = 1, 8 do tasks[i] = wire.spawn(client.connect, client, 5) end
     for _, task in ipairs(tasks) do assert.same({ true, true }, { task:join() }) end
     wire.sleep(0.02)
     assert.equal(1, accepted_count)
+  end)
+
+  it("share it when they send", function()
+    local server <close>, conns = echo_server()
+    local client <close> = wire.client(server:addr(), { reconnect = true })
+    local tasks = {}
+    for i = 1, 8 do tasks[i] = wire.spawn(client.send, client, "task ", i, "\n") end
+    for _, task in ipairs(tasks) do assert.same({ true, 7 }, { task:join() }) end
+    local seen = {}
+    for i = 1, 8 do seen[i] = client:recv_line(5) end
+    table.sort(seen)
+    for i = 1, 8 do assert.equal("task " .. i, seen[i]) end
+    assert.equal(1, #conns)
   end)
 
   it("share its failure", function()
@@ -421,187 +413,10 @@ describe("on_disconnect", function()
   end)
 end)
 
--- ---- dialling again --------------------------------------------------------------------------
-
-describe("A client without reconnect", function()
-  it("does not dial by itself when its connection was lost", function()
-    local client, peer, server = accepted()
-    peer:close()
-    fails("EOF", client:recv(1, 5))
-    fails("ENOTCONN", client:send "x")
-    assert.is_true(client:connect(5))
-    local second <close> = assert(server:accept(5))
-    assert.equal(1, client:send "x")
-    assert.equal("x", second:recv(1, 5))
-    client:disconnect()
-    server:close()
-  end)
-
-  it("keeps the facts of the connection that it lost", function()
-    local client, peer, server = accepted()
-    peer:send "abc"
-    peer:close()
-    fails("EOF", client:recv(4, 5))
-    assert.equal(server:addr(), (client:remote_addr()))
-    assert.equal(3, client:stats().bytes_in)
-    assert.matches("end of", (client:last_error()))
-    server:close()
-  end)
-end)
-
-describe("A client with reconnect", function()
-  it("dials again when it sends, and never when it receives", function()
-    local client, peer, server = accepted { reconnect = QUICK }
-    peer:close()
-    fails("EOF", client:recv(1, 5))
-    fails("ENOTCONN", client:recv(1, 5))
-    fails("ENOTCONN", client:recv_line(5))
-    fails("ENOTCONN", client:try_send "x")
-    assert.equal(6, client:send "hello\n")
-    local second <close> = assert(server:accept(5))
-    assert.equal("hello", second:recv_line(5))
-    client:disconnect()
-    server:close()
-  end)
-
-  it("notices before it sends that the peer has gone while nobody called", function()
-    local client, peer, server = accepted { reconnect = QUICK }
-    peer:close()
-    wire.sleep(0.02)
-    assert.equal(6, client:send "hello\n")
-    local second <close> = assert(server:accept(5))
-    assert.equal("hello", second:recv_line(5))
-    client:disconnect()
-    server:close()
-  end)
-
-  for name, send in pairs {
-    send = function(c) return c:send("hi\n", { timeout = 5 }) end,
-    write = function(c) return c:write "hi\n" end,
-    send_pkg = function(c) return c:send_pkg("hi", 5) end,
-    send_frame = function(c) return c:send_frame("hi", { timeout = 5 }) end,
-    send_recv = function(c) return c:send_recv("hi\n", 3, 5) end,
-    send_recv_pkg = function(c) return c:send_recv_pkg("hi", { timeout = 5 }) end,
-    send_file = function(c) return c:send_file("/etc/hostname", 0, 1) end,
-  } do
-    it("dials in " .. name, function()
-      local server <close> = assert(wire.serve("127.0.0.1:0", function(conn)
-        wire.copy(conn, conn)
-      end))
-      local client <close> = wire.client(server:addr(),
-        { reconnect = QUICK, framing = wire.framing.line() })
-      assert(send(client))
-      assert.is_true(client:connected())
-    end)
-  end
-
-  it("never sends again what failed: the peer gets each message at most once", function()
-    local seen = {}
-    local server <close> = assert(wire.serve("127.0.0.1:0", function(conn)
-      local line = conn:recv_line()
-      if line then seen[line] = (seen[line] or 0) + 1 end
-      conn:reset()
-    end))
-    local client <close> = wire.client(server:addr(), { reconnect = QUICK })
-    for i = 1, 50 do
-      client:send(i, "\n")
-      client:flush(5)
-      if i % 3 == 0 then client:recv(1, 5) end
-    end
-    wire.sleep(0.02)
-    local count = 0
-    for line, times in pairs(seen) do
-      count = count + 1
-      assert.equal(1, times, line)
-    end
-    assert.is_true(count > 10)
-  end, 20)
-
-  it("tries again until the server is there", function()
-    local port = wire.free_port()
-    local client <close> = wire.client("127.0.0.1:" .. port, { reconnect = QUICK })
-    local server
-    wire.after(0.1, function() server = assert(wire.serve("127.0.0.1:" .. port, echo)) end)
-    assert.is_true(client:connect(5))
-    assert.equal("hi\n", client:send_recv("hi\n", 3, 5))
-    server:close()
-  end)
-
-  it("says at the end of its time what the last attempt met", function()
-    local client = wire.client(NOBODY, { reconnect = QUICK })
-    local start = wire.now()
-    local message = fails("ETIMEDOUT", client:connect(0.1))
-    assert.is_true(wire.now() - start >= 0.1)
-    assert.matches("timed out; the last attempt: .*connection refused", message)
-    fails("ETIMEDOUT", client:send("x", { timeout = 0.05 }))
-    fails("ETIMEDOUT", client:send_pkg("x", 0.05))
-  end)
-
-  it("does not try again what no attempt can change", function()
-    fails("EINVAL", wire.client("nonsense", { reconnect = QUICK }):connect(5))
-  end)
-
-  it("waits longer after each failure, between min and max", function()
-    local attempts = {}
-    local server = assert(wire.listen "127.0.0.1:0")
-    local addr = server:addr()
-    server:close()
-    local client = wire.client(addr, { reconnect = { min = 0.02, max = 0.08, jitter = 0 } })
-    local connect = core.connect
-    core.connect = function(...)
-      attempts[#attempts + 1] = wire.now()
-      return connect(...)
-    end
-    local ok, err = pcall(client.connect, client, 0.5)
-    core.connect = connect
-    assert(ok, err)
-    assert.is_true(#attempts >= 3 and #attempts <= 8, tostring(#attempts))
-    assert.is_true(attempts[2] - attempts[1] >= 0.04)
-    assert.is_true(attempts[3] - attempts[2] >= 0.08)
-  end)
-
-  it("waits before it comes back to a server that throws it out at once", function()
-    local count = 0
-    local server <close> = assert(wire.serve("127.0.0.1:0", function() count = count + 1 end))
-    local client = wire.client(server:addr(), { reconnect = { min = 0.1, max = 0.2, jitter = 0 } })
-    local limit = wire.now() + 0.5
-    while wire.now() < limit do
-      client:send("x", { timeout = limit - wire.now() })
-      if client:connected() then client:recv(1, 1) end
-    end
-    assert.is_true(count >= 2 and count <= 6, tostring(count))
-    client:disconnect()
-  end)
-
-  it("stays away after a disconnect until it connects", function()
-    local server <close> = echo_server()
-    local client <close> = connected(server, { reconnect = QUICK })
-    client:disconnect()
-    fails("ENOTCONN", client:send "x")
-    assert.is_true(client:connect(5))
-    assert.equal(1, client:send "x")
-  end)
-
-  it("is closed by close and reset as by disconnect", function()
-    local server <close> = echo_server()
-    local client <close> = connected(server, { reconnect = QUICK })
-    assert.is_true(client:close())
-    fails("ENOTCONN", client:send "x")
-    assert.is_true(client:connect(5))
-    assert.is_true(client:reset())
-    fails("ENOTCONN", client:send "x")
-  end)
-end)
-
 describe("A client's dial", function()
-  it("stands still while a name is looked up, and lets others run", function()
-    local client = wire.client(("x"):rep(64) .. ":80")
-    local ticks = 0
-    local timer = wire.every(0.001, function() ticks = ticks + 1 end)
-    fails("ENOTFOUND", client:connect(5))
-    wire.sleep(0.01)
-    timer:cancel()
-    assert.is_true(ticks > 0)
+  it("fails for a name that does not exist", function()
+    local message = fails("ENOTFOUND", wire.client(("x"):rep(64) .. ":80"):connect(5))
+    assert.matches("^connect x+:80: ", message)
   end)
 
   it("does not keep the connection when the caller was cancelled in on_connect", function()

@@ -85,7 +85,28 @@ local deaths = {
     'pcall(log.error, log, "panic") os.execute "kill -KILL $PPID"', { "panic" } },
 }
 
+-- Finalizers run in the opposite order of their objects' making.
+local OLDER <const> = [[
+  local log
+  OBJECT = setmetatable({}, { __gc = function() log:print "late"; print "came back" end })
+  log = assert(require("lunewire").netlog(arg[1]))
+  log:print "one"
+]]
+local YOUNGER <const> = [[
+  local log = assert(require("lunewire").netlog(arg[1]))
+  OBJECT = setmetatable({}, { __gc = function() log:print "one"; print "came back" end })
+]]
+
 describe("The lines of a script that ends", function()
+  for title, script in pairs { older = OLDER, younger = YOUNGER } do
+    it("from a finalizer of something " .. title .. " do no harm", function()
+      local server <close>, lines = collecting()
+      local output, status = support.lua(script, server:addr()):output()
+      assert.same({ "came back\n", 0 }, { output, status })
+      assert.same({ "one" }, await_lines(lines, 1))
+    end)
+  end
+
   for title, case in pairs(deaths) do
     it(title .. " reach the real nc", function()
       local nc, address = start_nc()

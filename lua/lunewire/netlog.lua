@@ -8,6 +8,7 @@ local core = require "lunewire.core"
 local dial = require "lunewire.dial"
 
 local drop, seconds_to = dial.drop, dial.seconds_to
+local recv_now <const> = core.conn_methods.recv_now
 
 -- {addr=, name=, opts=, settings= (of connect), timeout=, capacity= (bytes), backoff=,
 --  conn= or nil, born=, dialing= (a task) or nil, retry= (a timer) or nil, failure=, over=,
@@ -74,14 +75,18 @@ local function lost(self)
   self.backoff:lost(self.born)
 end
 
--- Is it there, as far as is known?  What a collector says interests nobody.
+-- Is it there, as far as is known?  What a collector says interests nobody.  In a state that is
+-- being closed the connection may be gone already: then the call raises.
 local function is_up(self)
   local conn = self.conn
   if not conn then return false end
-  local heard, message = conn:recv_now()
-  if heard then return true end
-  self.failure = message
-  lost(self)
+  local ok, heard, message = pcall(recv_now, conn)
+  if ok and heard then return true end
+  if ok then
+    self.failure = message
+    lost(self)
+  end
+  self.conn = nil
   return false
 end
 
@@ -147,9 +152,14 @@ local function run_dial(self, timeout)
   return ok, message, code
 end
 
+-- One that was cancelled before it began could not say that it is over.
+local function is_dialing(self)
+  return self.dialing and self.dialing:status() ~= "canceled"
+end
+
 -- A task dials, if it is time.
 function reach(self)
-  if self.dialing and self.dialing:status() ~= "canceled" then return end
+  if is_dialing(self) then return end
   local wait = self.backoff:wait()
   if wait > 0 then return retry_later(self, wait) end
   self.dialing = core.spawn(run_dial, self, self.timeout)
@@ -230,7 +240,9 @@ end
 -- -> true once there is a connection. Tries once, whatever the back-off says.
 local function await_connection(self, due)
   if is_up(self) then return true end
-  if not self.dialing then self.dialing = core.spawn(run_dial, self, seconds_to(due)) end
+  if not is_dialing(self) then
+    self.dialing = core.spawn(run_dial, self, seconds_to(due))
+  end
   local joined, ok, message, code = self.dialing:join(seconds_to(due))
   if self.conn then return true end
   if not joined then message, code = ok, message end
@@ -315,6 +327,7 @@ end
 
 -- Nothing can wait here and nobody is left to be told: what was not delivered is shown.
 function Logger:__gc()
+  self.over = true
   if self.retry then self.retry:cancel() end
   local left = table.concat(self.queue) .. notice(self)
   if left == "" or self.conn then return end
