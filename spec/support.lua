@@ -223,10 +223,41 @@ function support.pair(opts)
   return client, (assert(server:accept(5)))
 end
 
--- A conformance suite runs once for each.
+local contexts = {}
+
+-- One context has both roles; each is made at its first use.
+local function context(version)
+  local pki = require "spec.pki"
+  contexts[version] = contexts[version] or assert(wire.tls_context(pki.server("good",
+    { ca = pki.ca.ca, min_version = version, max_version = version, servername = "localhost" })))
+  return contexts[version]
+end
+
+local function with_tls(opts, version)
+  local copy = { tls = context(version) }
+  for name, value in pairs(opts or {}) do copy[name] = value end
+  return copy
+end
+
+-- The same over TLS, whose handshake takes both sides at once.
+local function tls_pair(version)
+  return function(opts)
+    opts = with_tls(opts, version)
+    local server <close> = assert(wire.listen("127.0.0.1:0", opts))
+    local accepting = wire.spawn(server.accept, server, 5)
+    local client = assert(wire.connect(server:addr(), opts))
+    return client, (assert(select(2, accepting:join())))
+  end
+end
+
+-- The conformance suite runs once for each: conn_spec, and for those with TLS the specs beside it.
 support.transports = {
   { name = "tcp", pair = support.pair },
   { name = "pipe", pair = function(opts) return wire.pipe(opts) end },
+  { name = "tls 1.2", tls = "1.2", pair = tls_pair "TLSv1.2" },
+  { name = "tls 1.3", tls = "1.3", pair = tls_pair "TLSv1.3" },
+  { name = "tls in a pipe", tls = "pipe",
+    pair = function(opts) return wire.pipe(with_tls(opts, "TLSv1.3")) end },
 }
 
 -- ---- peers ---------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 /* Addresses as text and as the system's structures: see addr.h.
  *
- * What this is not: it knows no "unix:" and resolves no names; the name of an interface in a
- * scope is the only thing that it asks the system. */
+ * What this is not: it resolves no names; the name of an interface in a scope is the only thing
+ * that it asks the system. */
 #include "addr.h"
 
 #include <arpa/inet.h>
@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/un.h>
 
 #include "err.h"
 
@@ -92,6 +93,28 @@ int addr_split(const char *text, size_t len, char host[ADDR_HOST_MAX], uint16_t 
   return 0;
 }
 
+/* ---- unix sockets ---------------------------------------------------------------- */
+
+static const char UNIX_PREFIX[] = "unix:";
+enum { UNIX_PREFIX_LEN = sizeof UNIX_PREFIX - 1 };
+
+bool addr_is_unix(const char *text) { return strncmp(text, UNIX_PREFIX, UNIX_PREFIX_LEN) == 0; }
+
+/* An abstract name has no NUL of its own at the end, but one in front. */
+int addr_check_unix(const char *text, size_t len, const char **why) {
+  size_t n = len - UNIX_PREFIX_LEN;
+  const char *path = text + UNIX_PREFIX_LEN;
+  *why = memchr(path, 0, n)                                           ? "a NUL in it"
+         : n == 0 || (n == 1 && *path == '@')                         ? "no path"
+         : n >= sizeof((struct sockaddr_un){.sun_path = ""}).sun_path ? "the path is too long"
+                                                                      : NULL;
+  return *why ? ERR_INVAL : 0;
+}
+
+struct addr addr_from_unix(const char *path) {
+  return (struct addr){.kind = ADDR_UNIX, .path = path};
+}
+
 /* ---- numeric text ---------------------------------------------------------------- */
 
 /* "2" or "eth0" -> an interface's number; false: there is none. */
@@ -151,12 +174,18 @@ static size_t print_ip6(const struct addr *a, char *out) {
   return len;
 }
 
+static size_t print_unix(const struct addr *a, char out[ADDR_TEXT_MAX]) {
+  if (!a->path) return (size_t)snprintf(out, ADDR_TEXT_MAX, "unix");
+  return (size_t)snprintf(out, ADDR_TEXT_MAX, "unix:%s", a->path);
+}
+
 size_t addr_print_host(const struct addr *a, char out[ADDR_TEXT_MAX]) {
   if (a->kind == ADDR_IP6) return print_ip6(a, out);
+  if (a->kind == ADDR_UNIX) return print_unix(a, out);
   if (a->kind == ADDR_IP4)
     inet_ntop(AF_INET, a->ip, out, INET_ADDRSTRLEN);
   else
-    strcpy(out, a->kind == ADDR_PIPE ? "pipe" : a->kind == ADDR_UNIX ? "unix" : "?");
+    strcpy(out, a->kind == ADDR_PIPE ? "pipe" : "?");
   return strlen(out);
 }
 
@@ -189,7 +218,19 @@ static socklen_t to_sockaddr6(const struct addr *a, struct sockaddr_storage *out
   return sizeof in;
 }
 
+/* "@name" is abstract: a NUL in front, and as long as it is. */
+static socklen_t to_sockaddr_un(const struct addr *a, struct sockaddr_storage *out) {
+  struct sockaddr_un un = {.sun_family = AF_UNIX};
+  size_t n = strlen(a->path);
+  bool abstract = *a->path == '@';
+  memcpy(un.sun_path, a->path, n);
+  if (abstract) un.sun_path[0] = 0;
+  memcpy(out, &un, sizeof un);
+  return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n + !abstract);
+}
+
 socklen_t addr_to_sockaddr(const struct addr *a, struct sockaddr_storage *out) {
+  if (a->kind == ADDR_UNIX && a->path) return to_sockaddr_un(a, out);
   if (a->kind == ADDR_IP4) return to_sockaddr4(a, out);
   if (a->kind == ADDR_IP6) return to_sockaddr6(a, out);
   return 0;

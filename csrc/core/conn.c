@@ -7,6 +7,7 @@
 
 #include "conn_internal.h"
 #include "err.h"
+#include "link_tls.h"
 
 const struct conn_limits conn_default_limits = {
     .line = 64 * 1024, .frame = 1024 * 1024, .all = 16 * 1024 * 1024, .high_water = 256 * 1024};
@@ -207,6 +208,7 @@ void conn_set_idle_timeout(struct conn *c, double seconds) {
 
 static void note_end(struct conn *c, ptrdiff_t r) {
   c->in_end = r == 0 ? ERR_EOF : (int)r;
+  conn_note_detail(c);
   c->readable = false;
   conn_interest(c);
 }
@@ -389,10 +391,21 @@ int conn_unread(struct conn *c, const char *data, size_t n) {
   return r || n == 0 ? r : buf_prepend(&c->in, data, n);
 }
 
+/* The keeper hears of it once, whatever the outcome; it may close the connection, whose last words
+ * then go out before anything is read. */
+static bool is_up(struct conn *c) {
+  if (!c->handshaking) return true;
+  if (c->link->ops->state(c->link) == ERR_AGAIN) return false;
+  c->handshaking = false;
+  if (c->keeper && c->keeper->up) c->keeper->up(c->keeper, c);
+  return conn_is_open(c);
+}
+
 static void on_ready(struct link *l, unsigned events) {
   struct conn *c = l->owner;
   turn_freshen(c->turn);
   c->last_active = c->turn->now;
+  if (!is_up(c)) return;
   if (events & LINK_OUT) conn_unblock(c);
   if (c->link_closed || !(events & LINK_IN) || c->in_end) return;
   c->readable = true;
@@ -404,6 +417,41 @@ static void on_ready(struct link *l, unsigned events) {
     conn_interest(c);
     conn_disturb(c);
   }
+}
+
+/* ---- TLS ------------------------------------------------------------------------- */
+
+int conn_secure(struct conn *c, const struct link_tls_opts *o) {
+  struct link_tls_opts with = *o;
+  struct link *l;
+  with.early = conn_input(c, &with.early_len);
+  int r = link_tls_open(c->turn, c->link, &with, &l);
+  if (r) return r;
+  conn_forget_page(c);
+  buf_fini(&c->in);
+  c->bytes_in -= with.early_len; /* they are none of the stream's */
+  c->link = l;
+  l->owner = c;
+  l->ready = on_ready;
+  l->closed = on_closed;
+  c->scan = (struct scan){0, 0};
+  c->in_end = 0;
+  c->readable = false;
+  c->handshaking = true;
+  conn_interest(c);
+  return 0;
+}
+
+int conn_advance(struct conn *c) {
+  link_tls_advance(c->link);
+  return conn_handshake(c);
+}
+
+int conn_handshake(struct conn *c) {
+  int r = c->link->ops->state(c->link);
+  if (r != ERR_AGAIN) c->handshaking = false;
+  if (r && r != ERR_AGAIN) conn_note_detail(c);
+  return r;
 }
 
 /* ---- times and facts ------------------------------------------------------------- */

@@ -30,6 +30,7 @@ enum conn_holder { CONN_OF_LOOP = 1, CONN_OF_OWNER = 2, CONN_OF_VISIT = 4, CONN_
 struct keeper {
   void (*ended)(struct keeper *, struct conn *); /* no longer open; once */
   void (*gone)(struct keeper *, struct conn *);  /* its link is closed */
+  void (*up)(struct keeper *, struct conn *);    /* its handshake is over, well or not */
 };
 
 struct conn_limits {
@@ -84,13 +85,15 @@ struct conn {
     size_t left;  /* CLOSING: what it had not taken when last looked at */
   };
   struct conn_failure failure, recv_failure;
-  int in_end;  /* the end of the input, sticky: ERR_EOF or a code; 0: not yet */
-  int out_end; /* why nothing can be written any more; 0: it can */
+  const char *detail; /* of a TLS failure; static, or NULL */
+  int in_end;         /* the end of the input, sticky: ERR_EOF or a code; 0: not yet */
+  int out_end;        /* why nothing can be written any more; 0: it can */
   uint8_t state, holders, scan_kind;
   uint8_t skipping;          /* the framing whose over-long message is being thrown away, or 0 */
   bool readable, blocked;    /* the link may have input; it took less than it was given */
   bool fin_wanted, fin_sent; /* the end of our output: behind what is unsent; it is out */
   bool delayed;              /* OPEN: the timer will close it */
+  bool handshaking;          /* its link is not up yet */
   bool link_closed;          /* CLOSING: the link was told to close */
   bool desync;               /* a message was too long to be received: no next one is known */
   bool owed;                 /* a reply that nobody waits for any more is still to come */
@@ -151,16 +154,27 @@ int conn_spill(struct conn *c);
 
 /* Why nothing can be sent (ERR_CLOSED, ERR_PIPE after close_write, an earlier failure), or 0. */
 int conn_cannot_send(const struct conn *c);
-static inline size_t conn_unsent(const struct conn *c) { return buf_len(&c->out); }
-static inline bool conn_has_room(const struct conn *c) {
-  return buf_len(&c->out) < c->limits.high_water;
-}
+/* What the system has not taken yet. */
+size_t conn_unsent(const struct conn *c);
+bool conn_has_room(const struct conn *c);
 /* Room for n > 0 bytes of output, to be filled and committed before anything else is done
  * with any connection. NULL: out of memory. */
 char *conn_reserve(struct conn *c, size_t n);
 /* n bytes become output. at_once: written now, not at the end of the turn. */
 void conn_commit(struct conn *c, size_t n, bool at_once);
 void conn_flush_now(struct conn *c);
+
+/* ---- TLS ------------------------------------------------------------------------- */
+
+struct link_tls_opts;
+/* A session takes the place of the link; what is buffered goes to its handshake (`early` is set
+ * here).  Nothing may be unsent. 0 or ERR_NOMEM. */
+int conn_secure(struct conn *c, const struct link_tls_opts *o);
+/* The handshake: 0: it is over, or there is none; ERR_AGAIN; otherwise why it failed. */
+int conn_handshake(struct conn *c);
+static inline bool conn_is_up(const struct conn *c) { return !c->handshaking; }
+/* The same, after a step with what has come: for two ends in memory, which await no report. */
+int conn_advance(struct conn *c);
 
 /* ---- ends ------------------------------------------------------------------------ */
 

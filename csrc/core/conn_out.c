@@ -31,8 +31,23 @@ static void note_blocked(struct conn *c, bool blocked) {
   conn_interest(c);
 }
 
+void conn_note_detail(struct conn *c) {
+  const struct link_ops *ops = c->link->ops;
+  if (ops->explain && !c->detail) c->detail = ops->explain(c->link);
+}
+
+/* Taken by the link, but not by the system. */
+static size_t held(const struct conn *c) {
+  return c->link && c->link->ops->held ? c->link->ops->held(c->link) : 0;
+}
+
+size_t conn_unsent(const struct conn *c) { return buf_len(&c->out) + held(c); }
+
+bool conn_has_room(const struct conn *c) { return conn_unsent(c) < c->limits.high_water; }
+
 static void write_failed(struct conn *c, int code) {
   c->out_end = code;
+  conn_note_detail(c);
   buf_fini(&c->out);
   note_blocked(c, false);
   waitq_wake_first(&c->writers);
@@ -43,7 +58,7 @@ static void write_failed(struct conn *c, int code) {
 static void write_out(struct conn *c) {
   size_t n = buf_len(&c->out);
   struct iovec v = {.iov_base = c->out.mem + c->out.head, .iov_len = n};
-  ptrdiff_t r = c->link->ops->write(c->link, &v, 1);
+  ptrdiff_t r = n ? c->link->ops->write(c->link, &v, 1) : 0;
   if (r < 0 && r != ERR_AGAIN) {
     write_failed(c, (int)r);
     return;
@@ -51,7 +66,7 @@ static void write_out(struct conn *c) {
   size_t done = r < 0 ? 0 : (size_t)r;
   c->bytes_out += done;
   buf_consume(&c->out, done);
-  note_blocked(c, done < n);
+  note_blocked(c, done < n || held(c) > 0);
   if (c->writers.first) waitq_wake_first(&c->writers);
 }
 
@@ -63,12 +78,13 @@ static void shut_when_written(struct conn *c) {
   int r = c->link->ops->shut(c->link);
   c->out_end = r < 0 ? r : 0;
   c->fin_sent = r == 0;
+  if (held(c)) note_blocked(c, true);
 }
 
 static void close_step(struct conn *c);
 
 static void push_out(struct conn *c) {
-  if (conn_unsent(c) > 0 && !c->blocked && !c->out_end) write_out(c);
+  if (buf_len(&c->out) > 0 && !c->blocked && !c->out_end) write_out(c);
   shut_when_written(c);
   if (c->state == CONN_CLOSING) close_step(c);
 }
@@ -91,7 +107,7 @@ void conn_commit(struct conn *c, size_t n, bool at_once) {
   buf_commit(&c->out, n);
   c->messages_out++;
   if (c->blocked) return;
-  if (at_once || conn_unsent(c) >= CONN_WRITE_NOW)
+  if (at_once || buf_len(&c->out) >= CONN_WRITE_NOW)
     push_out(c);
   else
     conn_ask_visit(c);
@@ -163,6 +179,7 @@ static void leave_open(struct conn *c) {
   c->link->ops->name(c->link, false, &c->local);
   c->state = CONN_CLOSING;
   c->left = 0;
+  if (c->in_end == ERR_TLS || c->in_end == ERR_CERT) c->in_end = 0; /* below it the stream goes on */
   forget_delay(c);
   conn_end_rest(c);
   end_attached(c);
@@ -233,7 +250,7 @@ static void on_close_due(struct timer *d) {
 /* Called when a closing connection may have come a step further. */
 static void close_step(struct conn *c) {
   if (c->link_closed) return;
-  if (c->out_end || (c->fin_sent && (c->in_end || !c->link->outside))) {
+  if (c->out_end || (c->fin_sent && !held(c) && (c->in_end || !c->link->outside))) {
     close_link(c, c->out_end != 0);
     return;
   }
@@ -292,7 +309,7 @@ int conn_close_write(struct conn *c) {
 }
 
 bool conn_is_flushed(const struct conn *c) {
-  return c->state == CONN_CLOSED || c->link_closed || output_is_over(c);
+  return c->state == CONN_CLOSED || c->link_closed || c->out_end || (c->fin_sent && !held(c));
 }
 
 /* ---- when the state that owned everything goes away ------------------------------ */

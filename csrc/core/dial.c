@@ -21,6 +21,7 @@ static void attempt_end(struct attempt *a, int code) {
 static bool is_loopback(const struct addr *a) {
   static const uint8_t ip6[16] = {[15] = 1}, mapped[12] = {[10] = 0xff, [11] = 0xff};
   if (a->kind == ADDR_IP4) return a->ip[0] == 127;
+  if (a->kind != ADDR_IP6) return false;
   return memcmp(a->ip, ip6, sizeof ip6) == 0 ||
          (memcmp(a->ip, mapped, sizeof mapped) == 0 && a->ip[12] == 127);
 }
@@ -106,12 +107,23 @@ static int pace(struct dial *d) {
   return timers_arm(&d->turn->timers, &d->timer, turn_now(d->turn) + STAGGER);
 }
 
+/* A Unix socket whose backlog is full says so at once, and nothing tells when it is not. */
+static void try_again(struct dial *d) {
+  const double soon = 0.01;
+  d->attempts[--d->begun].code = ERR_AGAIN;
+  if (timers_arm(&d->turn->timers, &d->timer, turn_now(d->turn) + soon) != 0) finish(d, ERR_NOMEM);
+}
+
 /* The next attempt that does not fail at once.  When all have failed, the last one's failure
  * stands. */
 static void begin_next(struct dial *d) {
   bool begun = false;
   make_room(d);
   while (!begun && d->begun < d->n) begun = attempt_begin(&d->attempts[d->begun++]);
+  if (!begun && d->attempts[d->n - 1].code == UV__EBUSY) {
+    try_again(d);
+    return;
+  }
   if (d->under_way == 0)
     finish(d, d->attempts[d->n - 1].code);
   else if (pace(d) != 0)
@@ -160,7 +172,7 @@ static void enlist_one(struct dial *d, const struct addr *to) {
 /* The order of the resolver, but families take turns as long as there are two: one that leads
  * nowhere delays the other by an attempt, not by all of its own. */
 static void enlist(struct dial *d, const struct addr *list, int n) {
-  int kind = list[0].kind, other = kind == ADDR_IP4 ? ADDR_IP6 : ADDR_IP4;
+  int kind = list[0].kind, other = kind == ADDR_IP6 ? ADDR_IP4 : ADDR_IP6;
   int i = 0, j = 0;
   while (i < n || j < n) {
     if ((i = seek(d, list, n, i, kind)) < n) enlist_one(d, &list[i++]);
@@ -207,9 +219,19 @@ static void look_up(struct dial *d, const char *host) {
   finish(d, r);
 }
 
+static void begin_unix(struct dial *d, const char *name) {
+  struct addr a = addr_from_unix(turn_keep(d->turn, strchr(name, ':') + 1));
+  if (a.path)
+    begin(d, &a, 1);
+  else
+    finish(d, ERR_NOMEM);
+}
+
 static void start(struct dial *d, const char *host) {
   struct addr a;
-  if (!*host)
+  if (addr_is_unix(host))
+    begin_unix(d, host);
+  else if (!*host)
     begin_here(d);
   else if (addr_from_ip(&a, host, d->port) == 0)
     begin(d, &a, 1);

@@ -38,10 +38,10 @@ struct dial {
   int code; /* ERR_AGAIN: under way; 0: link is up; otherwise the last attempt's failure */
 };
 
-/* Begins.  host: a name or an IP address; "" is this host.  from may be NULL; ADDR_NONE with a
- * port is that port of any address; with an address, the other family is not tried, and without
- * any address left the dial fails with ERR_NOFAMILY.  The outcome, also of what fails at once,
- * is in code.  NULL: out of memory. */
+/* Begins.  host: a name or an IP address; "" is this host; "unix:..." is a Unix socket.  from may
+ * be NULL; ADDR_NONE with a port is that port of any address; with an address, the other family is
+ * not tried, and without any address left the dial fails with ERR_NOFAMILY.  The outcome, also of
+ * what fails at once, is in code.  NULL: out of memory. */
 struct dial *dial_new(struct turn *t, const char *host, uint16_t port, const struct addr *from);
 /* The winner's address, or the one that was tried last; ADDR_NONE if there was none. */
 struct addr dial_address(const struct dial *d);

@@ -48,6 +48,11 @@ struct link_ops {
   /* Bytes written that are not in the peer's hands yet, which closing now could lose; 0 also
    * where nobody can tell. */
   size_t (*in_flight)(struct link *);
+  /* Bytes taken by write that the system has not taken yet; ready(LINK_OUT) comes when there are
+   * none.  NULL: there never are any. */
+  size_t (*held)(struct link *);
+  /* More than its code about the failure of this link, or NULL; a static text.  NULL: never. */
+  const char *(*explain)(struct link *);
   /* Silences ready at once; closed() is called once, in a later poll; the link frees itself
    * behind it.  reset: the peer sees a reset and nothing stays behind (no TIME_WAIT). */
   void (*close)(struct link *, bool reset);

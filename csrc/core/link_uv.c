@@ -23,8 +23,9 @@ struct link_uv {
   int failure; /* the system gave the connection up; it says so only once, so it is kept */
   uint8_t phase;
   uint8_t wanted;
-  bool shut;    /* our end was sent */
-  bool lingers; /* the owner set LINK_LINGER to some seconds */
+  bool shut;        /* our end was sent */
+  bool lingers;     /* the owner set LINK_LINGER to some seconds */
+  const char *path; /* this end's, of an accepted Unix socket, or NULL */
 };
 
 _Static_assert((int)LINK_IN == (int)UV_READABLE && (int)LINK_OUT == (int)UV_WRITABLE,
@@ -168,8 +169,11 @@ static int link_uv_name(struct link *l, bool peer, struct addr *a) {
   int r = (peer ? getpeername : getsockname)(fd, (struct sockaddr *)&sa, &len);
   if (r != 0) return -errno;
   addr_from_sockaddr(a, (struct sockaddr *)&sa);
+  if (a->kind == ADDR_UNIX && !peer) a->path = uv_of(l)->path;
   return 0;
 }
+
+void link_uv_set_name(struct link *l, const struct addr *a) { uv_of(l)->path = a->path; }
 
 static int option_linger(struct link_uv *u, bool set, int *value) {
   struct linger how;

@@ -16,4 +16,7 @@
  * must outlive the link, counts it until it is freed.  0 or a code. */
 int link_uv_open(uv_loop_t *loop, unsigned *census, int fd, bool connecting, struct link **out);
 
+/* The name of this end of an accepted Unix socket, which the system would tell as bare bytes. */
+void link_uv_set_name(struct link *l, const struct addr *a);
+
 #endif

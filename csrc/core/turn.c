@@ -3,9 +3,11 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "conn.h"
 #include "err.h"
+#include "tls.h"
 
 int turn_init(struct turn *t, struct world *w) {
   *t = (struct turn){.world = w};
@@ -25,6 +27,32 @@ void turn_freshen(struct turn *t) {
 /* What is on its way in memory counts as what the outside may bring. */
 bool turn_alive(const struct turn *t) {
   return t->ready.first || t->first_visit || t->holds > 0 || t->world->first_post;
+}
+
+/* ---- texts that are kept --------------------------------------------------------- */
+
+struct text {
+  struct text *next;
+  char chars[];
+};
+
+const char *turn_keep(struct turn *t, const char *text) {
+  for (const struct text *k = t->texts; k; k = k->next)
+    if (strcmp(k->chars, text) == 0) return k->chars;
+  size_t n = strlen(text) + 1;
+  struct text *k = malloc(sizeof *k + n);
+  if (!k) return NULL;
+  memcpy(k->chars, text, n);
+  k->next = t->texts;
+  t->texts = k;
+  return k->chars;
+}
+
+static void free_texts(struct turn *t) {
+  for (struct text *k; (k = t->texts);) {
+    t->texts = k->next;
+    free(k);
+  }
 }
 
 /* ---- jobs ------------------------------------------------------------------------ */
@@ -80,6 +108,7 @@ static void make_visits(struct turn *t) {
 }
 
 bool turn_step(struct turn *t, bool may_sleep) {
+  t->count++;
   t->polling = true;
   bool busy = t->ready.first || t->first_visit || !may_sleep;
   bool open = t->world->ops->poll(t->world, busy ? -INFINITY : timers_next(&t->timers));
@@ -91,6 +120,7 @@ bool turn_step(struct turn *t, bool may_sleep) {
 
 /* A turn without jobs: the state that they belong to is going away. */
 static void drain_step(struct turn *t, double until) {
+  t->count++;
   double next = timers_next(&t->timers);
   t->polling = true;
   t->world->ops->poll(t->world, next < until ? next : until);
@@ -110,6 +140,8 @@ void turn_fini(struct turn *t, double seconds) {
   t->world->ops->close(t->world);
   conn_free_all(t);
   timers_fini(&t->timers);
+  tls_root_close(t->tls);
+  free_texts(t);
   free(t->page);
 }
 

@@ -22,6 +22,8 @@ enum {
 
 struct turn;
 struct conn;
+struct text;
+struct tls_root;
 
 /* Something to be run by the driver. Intrusive; queued at most once. */
 struct job {
@@ -75,6 +77,9 @@ struct turn {
   char *page;                            /* PAGE_SIZE_BYTES, allocated once */
   struct conn *borrower;                 /* whose unread bytes are page[page_at, page_end) */
   size_t page_at, page_end;
+  struct text *texts;   /* of turn_keep() */
+  struct tls_root *tls; /* what all TLS sessions share; made when the first one is */
+  unsigned long count;  /* of turns */
 };
 
 /* Takes over the world. 0 or ERR_NOMEM. */
@@ -86,6 +91,10 @@ void turn_fini(struct turn *t, double seconds);
 double turn_now(struct turn *t);
 /* For what runs inside the poll: t->now is now. Reads the clock once a poll. */
 void turn_freshen(struct turn *t);
+
+/* A copy of the text that lives as long as the turn, the same for the same text: for names of Unix
+ * sockets, of which a program has few. NULL: out of memory. */
+const char *turn_keep(struct turn *t, const char *text);
 
 /* One turn. may_sleep = false only looks.  false: it would have slept for ever, and did not. */
 bool turn_step(struct turn *t, bool may_sleep);

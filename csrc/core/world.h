@@ -25,6 +25,7 @@ struct listen_opts {
   int backlog;
   bool reuse_port;
   bool ipv6_only;
+  int mode; /* permissions of a Unix socket's file; -1: as the process makes files */
 };
 
 /* One listening socket.  ready runs only inside poll, while wanted and something waits. */

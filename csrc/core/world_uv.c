@@ -13,6 +13,7 @@
 #include "link_uv.h"
 #include "platform.h"
 #include "resolve.h"
+#include "unix_socket.h"
 #include "world.h"
 #include "world_uv_signal.h"
 
@@ -38,6 +39,8 @@ struct acceptor_uv {
   struct world_uv *world;
   int fd;
   bool wanted;
+  struct addr at;        /* of a Unix socket, as it was given */
+  struct unix_file file; /* of a Unix socket */
 };
 
 static struct world_uv *world_of(struct world *w) { return (struct world_uv *)(void *)w; }
@@ -107,7 +110,8 @@ static int set_flag(int fd, int level, int name, bool on) {
 static int start_connect(int fd, const struct sockaddr *to, socklen_t len, bool *connecting) {
   *connecting = connect(fd, to, len) != 0;
   if (!*connecting || errno == EINPROGRESS || errno == EINTR) return 0;
-  return errno == EAGAIN ? UV_EADDRNOTAVAIL : -errno; /* EAGAIN: no local port is free */
+  if (errno != EAGAIN) return -errno;
+  return to->sa_family == AF_UNIX ? UV_EBUSY : UV_EADDRNOTAVAIL; /* its backlog; our ports */
 }
 
 /* A local port that somebody chose may still be in TIME_WAIT. */
@@ -177,48 +181,70 @@ static int share_port(int fd) {
 #endif
 }
 
-/* Whether an IPv6 socket takes IPv4 too is said either way: the default is the system's. */
-static int bind_and_listen(int fd, const struct sockaddr *sa, socklen_t len,
-                           const struct listen_opts *opts) {
-  if (set_flag(fd, SOL_SOCKET, SO_REUSEADDR, true) != 0 ||
-      (opts->reuse_port && share_port(fd) != 0) ||
-      (sa->sa_family == AF_INET6 &&
-       set_flag(fd, IPPROTO_IPV6, IPV6_V6ONLY, opts->ipv6_only) != 0) ||
-      bind(fd, sa, len) != 0 || listen(fd, opts->backlog) != 0)
-    return -errno;
-  return 0;
+static int bind_name(int fd, const struct sockaddr *sa, socklen_t len,
+                     const struct listen_opts *opts, struct unix_file *file) {
+  if (sa->sa_family == AF_UNIX) return unix_bind(fd, sa, len, opts->mode, file);
+  return bind(fd, sa, len) == 0 ? 0 : -errno;
 }
 
-/* fd becomes the acceptor's, and is closed when this fails. */
-static int acceptor_open(struct world_uv *w, int fd, struct acceptor **out) {
+static int start_listening(int fd, int backlog, struct unix_file *file) {
+  if (listen(fd, backlog) == 0) return 0;
+  int code = -errno;
+  unix_remove(file);
+  return code;
+}
+
+/* Whether an IPv6 socket takes IPv4 too is said either way: the default is the system's. */
+static int bind_and_listen(int fd, const struct sockaddr *sa, socklen_t len,
+                           const struct listen_opts *opts, struct unix_file *file) {
+  if (set_flag(fd, SOL_SOCKET, SO_REUSEADDR, true) != 0 ||
+      (opts->reuse_port && share_port(fd) != 0) ||
+      (sa->sa_family == AF_INET6 && set_flag(fd, IPPROTO_IPV6, IPV6_V6ONLY, opts->ipv6_only) != 0))
+    return -errno;
+  int r = bind_name(fd, sa, len, opts, file);
+  return r ? r : start_listening(fd, opts->backlog, file);
+}
+
+/* fd and its file become the acceptor's, and are gone when this fails. */
+static int acceptor_open(struct world_uv *w, int fd, struct unix_file *file,
+                         struct acceptor_uv **out) {
   struct acceptor_uv *a = calloc(1, sizeof *a);
   int r = a ? uv_poll_init(&w->loop, &a->poll, fd) : ERR_NOMEM;
   if (r) {
     free(a);
     close(fd);
+    unix_remove(file);
     return r;
   }
   a->poll.data = a;
   a->world = w;
   a->fd = fd;
+  a->file = *file;
   w->open++;
-  *out = &a->acceptor;
+  *out = a;
   return 0;
 }
 
 static int world_uv_listen(struct world *base, const struct addr *at,
                            const struct listen_opts *opts, struct acceptor **out) {
+  struct unix_file file = {NULL, 0, 0};
   struct sockaddr_storage sa;
+  struct acceptor_uv *a;
   socklen_t len = addr_to_sockaddr(at, &sa);
   if (len == 0) return ERR_INVAL;
   int fd = platform_socket(sa.ss_family, SOCK_STREAM);
   if (fd < 0) return -errno;
-  int r = bind_and_listen(fd, (struct sockaddr *)&sa, len, opts);
+  int r = bind_and_listen(fd, (struct sockaddr *)&sa, len, opts, &file);
   if (r) {
     close(fd);
     return r;
   }
-  return acceptor_open(world_of(base), fd, out);
+  if (file.path) file.path = at->path;
+  r = acceptor_open(world_of(base), fd, &file, &a);
+  if (r) return r;
+  a->at = *at;
+  *out = &a->acceptor;
+  return 0;
 }
 
 /* The failures that are a client's, not ours. */
@@ -242,7 +268,9 @@ static int world_uv_accept(struct acceptor *base, struct link **out, struct addr
   int fd = next_client(a->fd, (struct sockaddr *)&sa, sizeof sa);
   if (fd < 0) return fd;
   addr_from_sockaddr(peer, (struct sockaddr *)&sa);
-  return link_over(a->world, fd, false, out);
+  int r = link_over(a->world, fd, false, out);
+  if (r == 0 && a->at.kind == ADDR_UNIX) link_uv_set_name(*out, &a->at);
+  return r;
 }
 
 static void on_acceptable(uv_poll_t *handle, int status, int events);
@@ -271,6 +299,7 @@ static void world_uv_accept_want(struct acceptor *base, bool wanted) {
 
 static int world_uv_accept_name(struct acceptor *base, struct addr *at) {
   struct sockaddr_storage sa;
+  if (acceptor_of(base)->at.kind == ADDR_UNIX) return 0; /* as it was given */
   socklen_t len = sizeof sa;
   if (getsockname(acceptor_of(base)->fd, (struct sockaddr *)&sa, &len) != 0) return -errno;
   addr_from_sockaddr(at, (struct sockaddr *)&sa);
@@ -285,6 +314,7 @@ static void on_acceptor_closed(uv_handle_t *handle) {
 
 static void world_uv_accept_close(struct acceptor *base) {
   struct acceptor_uv *a = acceptor_of(base);
+  unix_remove(&a->file);
   uv_close((uv_handle_t *)&a->poll, on_acceptor_closed);
   close(a->fd);
 }

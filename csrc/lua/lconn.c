@@ -3,7 +3,7 @@
  * dialling (ldial.c), the options of its socket (lconnopt.c). */
 #include <math.h>
 
-#include "rt.h"
+#include "ltls.h"
 
 #define CONN_NAME "lunewire.Conn"
 
@@ -128,7 +128,9 @@ Conn is enough of a Lua file that code written for one works on it.
 static void push_text(lua_State *L, const struct conn *c, const struct conn_failure *f) {
   char who[ADDR_TEXT_MAX];
   addr_print(&c->peer, who);
-  lua_pushfstring(L, "%s %s: %s", f->what, who, err_text(f->code));
+  bool detailed = c->detail && (f->code == ERR_TLS || f->code == ERR_CERT);
+  lua_pushfstring(L, "%s %s: %s%s%s", f->what, who, err_text(f->code), detailed ? ": " : "",
+                  detailed ? c->detail : "");
 }
 
 int conn_failed(lua_State *L, struct conn *c, const char *what, int code) {
@@ -295,6 +297,8 @@ void lconn_register(lua_State *L, struct rt *rt) {
   rt_setfuncs(L, rt, lfacts_methods);
   rt_setfuncs(L, rt, lrecv_methods);
   rt_setfuncs(L, rt, lsend_methods);
+  rt_setfuncs(L, rt, ltls_methods);
+  rt_setfuncs(L, rt, ltlsinfo_methods);
   rt_setfuncs(L, rt, lconnopt_methods);
   rt_setfuncs(L, rt, ltimer_methods);
   rt_setfuncs(L, rt, lfile_methods);

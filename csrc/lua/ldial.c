@@ -6,7 +6,8 @@
 #include <string.h>
 
 #include "../core/dial.h"
-#include "rt.h"
+#include "../core/link_tls.h"
+#include "ltls.h"
 
 #define DIAL_NAME "lunewire.Dial"
 
@@ -17,10 +18,13 @@ enum { ATTEMPTS_SHOWN = 8 /* in a message; the others are counted */ };
 /* Lives on the stack of the call, so that whatever ends it gives up the dial. */
 struct ldial {
   struct dial *d;
+  struct conn *c; /* connected, in its TLS handshake */
   struct conn_opts opts;
-  bool numeric; /* the address as given says all about the one that is tried */
-  /* Stack indices: the address as given, the local address as given, the framing. */
-  int text, local, framing;
+  char host[ADDR_HOST_MAX]; /* whom TLS expects */
+  bool numeric;             /* the address as given says all about the one that is tried */
+  /* Stack indices: the address as given, the local address as given, the framing, the TLS
+   * context or nil, the Conn. */
+  int text, local, framing, tls, conn;
 };
 
 struct dial_opts {
@@ -35,6 +39,7 @@ static const struct opt connect_keys[] = {
     {"local_addr", OPT_ANY, 0},
     {"framing", OPT_ANY, 0},
     {"limits", OPT_ANY, 0},
+    {"tls", OPT_ANY, 0},
     {NULL, OPT_ANY, 0}};
 
 static void ldial_end(struct ldial *ld) {
@@ -47,7 +52,11 @@ static int ldial_gc(lua_State *L) {
   return 0;
 }
 
-static void abandon(struct op *o) { ldial_end(o->on); }
+static void abandon(struct op *o) {
+  struct ldial *ld = o->on;
+  ldial_end(ld);
+  if (ld->c) conn_reset(ld->c);
+}
 
 /* ---- what went wrong -------------------------------------------------------------- */
 
@@ -112,22 +121,57 @@ static int connect_failed(lua_State *L, struct ldial *ld, int code) {
 
 /* ---- connect ---------------------------------------------------------------------- */
 
-static int connect_done(lua_State *L, struct rt *rt, struct ldial *ld) {
-  int idx = lconn_new(L);
+/* [-0, +1] The Conn takes the link; with TLS its handshake begins. */
+static int take_link(lua_State *L, struct rt *rt, struct ldial *ld) {
   struct addr peer = dial_address(ld->d);
-  int r = lconn_open(L, rt, idx, dial_take(ld->d), &peer, &ld->opts, ld->framing);
-  if (r) return connect_failed(L, ld, r);
+  ld->conn = lconn_new(L);
+  int r = lconn_open(L, rt, ld->conn, dial_take(ld->d), &peer, &ld->opts, ld->framing);
   ldial_end(ld);
-  return 1;
+  if (r || lua_isnil(L, ld->tls)) return r;
+  ld->c = check_conn(L, rt, ld->conn);
+  struct link_tls_opts o = {.context = ltls_to_context(L, ld->tls)};
+  o.host = ltls_host(L, o.context, ld->host);
+  return conn_secure(ld->c, &o);
 }
 
-static int connect_run(lua_State *L, struct rt *rt, struct op *o) {
-  struct ldial *ld = o->on;
+static int dial_wait(lua_State *L, struct rt *rt, struct op *o) {
+  const struct ldial *ld = o->on;
   int r = 0;
   while ((op_spent(L, rt, o) || ld->d->code == ERR_AGAIN) && r == 0) r = op_wait(L, rt, o);
   op_done(rt, o);
-  if (ld->d->code != ERR_AGAIN) r = ld->d->code;
-  return r ? connect_failed(L, ld, r) : connect_done(L, rt, ld);
+  return ld->d->code == ERR_AGAIN ? r : ld->d->code;
+}
+
+static int handshake_failed(lua_State *L, struct ldial *ld, int code) {
+  const struct conn *c = ld->c;
+  const char *detail = err_text(code);
+  if (c->detail) detail = lua_pushfstring(L, "%s: %s", detail, c->detail);
+  conn_close(ld->c); /* behind the alert that says why */
+  return push_failure(L, "connect", lua_tostring(L, ld->text), detail, code);
+}
+
+static int handshake_wait(lua_State *L, struct rt *rt, struct op *o) {
+  struct ldial *ld = o->on;
+  int r;
+  while ((r = op_turn(L, rt, o) ? ERR_AGAIN : conn_handshake(ld->c)) == ERR_AGAIN)
+    if ((r = op_wait(L, rt, o)) != 0) break;
+  op_done(rt, o);
+  if (r) return handshake_failed(L, ld, r);
+  lua_settop(L, ld->conn);
+  return 1;
+}
+
+/* From here the same call waits for its handshake, on what is left of its time. */
+static int connect_run(lua_State *L, struct rt *rt, struct op *o) {
+  struct ldial *ld = o->on;
+  if (ld->c) return handshake_wait(L, rt, o);
+  int r = dial_wait(L, rt, o);
+  if (r == 0) r = take_link(L, rt, ld);
+  if (r) return connect_failed(L, ld, r);
+  if (!ld->c) return 1;
+  o->q = &ld->c->readers;
+  o->waited = false;
+  return handshake_wait(L, rt, o);
 }
 
 static struct ldial *ldial_new(lua_State *L) {
@@ -187,6 +231,15 @@ static int bad_local(lua_State *L, const struct ldial *ld, const char *why) {
   return push_failure(L, "connect", lua_tostring(L, ld->text), detail, ERR_INVAL);
 }
 
+/* The name that TLS expects: that of the address, without the dot of a name that is absolute; no
+ * name is this host.  Raises if it must verify and knows nobody. */
+static void expect_host(lua_State *L, struct ldial *ld, const char *host) {
+  size_t n = addr_is_unix(host) ? 0 : strlen(host);
+  if (n || !*host) memcpy(ld->host, n ? host : "localhost", n ? n + 1 : sizeof "localhost");
+  if (n > 1 && host[n - 1] == '.') ld->host[n - 1] = '\0';
+  if (!lua_isnil(L, ld->tls)) ltls_host(L, ltls_to_context(L, ld->tls), ld->host);
+}
+
 /***
 Connects to an address; every address of a name is tried, and the first that answers is taken.
 
@@ -207,11 +260,12 @@ addresses of the other family are not tried.
 @tparam[opt=true] boolean opts.keepalive
 @tparam[opt] framing opts.framing
 @tparam[opt] table opts.limits
+@tparam[opt] boolean|table|Context opts.tls true, options (see TLS), or a context
 @treturn Conn
 @codes EINVAL (no address), ENOTFOUND, EAI_AGAIN (the name servers do not answer), ETIMEDOUT,
 EAFNOSUPPORT (no address of `local_addr`'s family), EADDRINUSE and EADDRNOTAVAIL (also of
-`local_addr`), ECONNREFUSED and whatever else the system says
-@waits until a connection is there, or all attempts have failed
+`local_addr`), ECONNREFUSED and whatever else the system says; ETLS, ECERT
+@waits until a connection is there, its TLS handshake included, or all attempts have failed
 @raise options that do not exist or have another type; where Lua cannot yield
 @follows RFC 8305; net.Dialer of Go
 */
@@ -228,13 +282,17 @@ static int l_connect(lua_State *L) {
       .run = connect_run, .what = "connect", .on = ld, .outside = true, .abandon = abandon};
   o.timeout = read_connect_opts(L, 2, &ld->opts);
   ld->framing = lua_gettop(L);
+  int r = ltls_option(L, rt, 2, &why);
+  if (r) return push_failure(L, "connect", NULL, why, r);
+  ld->tls = lua_gettop(L);
   int bad = read_local(L, 2, &from, &why_local);
   ld->local = lua_gettop(L);
-  int r = check_address(L, 1, host, &port, &why);
+  r = check_address(L, 1, host, &port, &why);
   ld->text = lua_gettop(L);
   if (r) return push_failure(L, "connect", lua_tostring(L, -1), why, r);
   if (bad) return bad_local(L, ld, why_local);
-  ld->numeric = addr_from_ip(&to, host, port) == 0;
+  ld->numeric = addr_is_unix(host) || addr_from_ip(&to, host, port) == 0;
+  expect_host(L, ld, host);
   ld->d = dial_new(&rt->turn, host, port, lua_isnil(L, ld->local) ? NULL : &from);
   if (!ld->d) return connect_failed(L, ld, ERR_NOMEM);
   o.q = &ld->d->waiters;
@@ -306,9 +364,32 @@ static int l_adopt(lua_State *L) {
 /* ---- pipe ------------------------------------------------------------------------- */
 
 static const struct opt pipe_keys[] = {
-    {"framing", OPT_ANY, 0}, {"limits", OPT_ANY, 0}, {NULL, OPT_ANY, 0}};
+    {"framing", OPT_ANY, 0}, {"limits", OPT_ANY, 0}, {"tls", OPT_ANY, 0}, {NULL, OPT_ANY, 0}};
 
-static int open_pair(lua_State *L, struct rt *rt, const struct conn_opts *o, int framing) {
+/* Both ends are at hand: each takes a step in turn until nothing moves any more. */
+static int greet(struct conn *first, struct conn *second) {
+  int r1 = ERR_AGAIN, r2 = ERR_AGAIN;
+  for (int i = 0; i < 16 && (r1 == ERR_AGAIN || r2 == ERR_AGAIN); i++) {
+    if (r1 == ERR_AGAIN) r1 = conn_advance(first);
+    if (r2 == ERR_AGAIN) r2 = conn_advance(second);
+  }
+  return r1 ? r1 : r2;
+}
+
+/* The first end is the client. */
+static int secure_pair(lua_State *L, struct rt *rt, int first, int second, int tls) {
+  struct link_tls_opts o = {.context = ltls_to_context(L, tls), .server = true};
+  if (!o.context) return 0;
+  ltls_check_server(L, o.context);
+  const char *host = ltls_host(L, o.context, NULL);
+  int r = conn_secure(check_conn(L, rt, second), &o);
+  o.server = false;
+  o.host = host;
+  if (r == 0) r = conn_secure(check_conn(L, rt, first), &o);
+  return r ? r : greet(check_conn(L, rt, first), check_conn(L, rt, second));
+}
+
+static int open_pair(lua_State *L, struct rt *rt, const struct conn_opts *o, int framing, int tls) {
   int first = lconn_new(L), second = lconn_new(L);
   struct link *a, *b;
   int r = link_pipe_open(rt->turn.world, &a, &b);
@@ -317,7 +398,7 @@ static int open_pair(lua_State *L, struct rt *rt, const struct conn_opts *o, int
   int r2 = lconn_open(L, rt, second, b, NULL, o, framing);
   if (r1 || r2) return ERR_NOMEM;
   check_conn(L, rt, second)->accepted = true;
-  return 0;
+  return secure_pair(L, rt, first, second, tls);
 }
 
 /***
@@ -343,8 +424,15 @@ static int l_pipe(lua_State *L) {
   if (!lua_isnil(L, 1)) luaL_checktype(L, 1, LUA_TTABLE);
   opts_read(L, 1, pipe_keys, NULL);
   conn_opts_rest(L, 1, &o);
-  int r = open_pair(L, rt, &o, 2);
-  return r ? push_failure(L, "pipe", NULL, NULL, r) : 2;
+  const char *why;
+  int r = ltls_option(L, rt, 1, &why);
+  if (r) return push_failure(L, "pipe", NULL, why, r);
+  r = open_pair(L, rt, &o, 2, 3);
+  if (r == 0) return 2;
+  const struct lconn *first = luaL_testudata(L, 4, "lunewire.Conn");
+  const char *detail = first && first->c ? first->c->detail : NULL;
+  if (detail) detail = lua_pushfstring(L, "%s: %s", err_text(r), detail);
+  return push_failure(L, "pipe", NULL, detail, r);
 }
 
 void ldial_register(lua_State *L, struct rt *rt) {

@@ -13,12 +13,13 @@ struct serve_opts {
 };
 
 static const struct serve_opts defaults = {
-    .listen = {.backlog = 511}, .drain_timeout = 10, .max_conns = 10000};
+    .listen = {.backlog = 511, .mode = -1}, .drain_timeout = 10, .max_conns = 10000};
 
 static const struct opt serve_keys[] = {
     {"backlog", OPT_INT, offsetof(struct serve_opts, listen.backlog)},
     {"reuse_port", OPT_BOOL, offsetof(struct serve_opts, listen.reuse_port)},
     {"ipv6_only", OPT_BOOL, offsetof(struct serve_opts, listen.ipv6_only)},
+    {"mode", OPT_INT, offsetof(struct serve_opts, listen.mode)},
     {"max_conns", OPT_SIZE, offsetof(struct serve_opts, max_conns)},
     {"nodelay", OPT_BOOL, offsetof(struct serve_opts, conn.nodelay)},
     {"keepalive", OPT_ANY, 0},
@@ -27,6 +28,7 @@ static const struct opt serve_keys[] = {
     {"drain_timeout", OPT_SECONDS, offsetof(struct serve_opts, drain_timeout)},
     {"framing", OPT_ANY, 0},
     {"limits", OPT_ANY, 0},
+    {"tls", OPT_ANY, 0},
     {"on_accept", OPT_ANY, 0},
     {"on_close", OPT_ANY, 0},
     {"on_shutdown", OPT_ANY, 0},
@@ -51,6 +53,11 @@ static void push_given(lua_State *L, int idx, int i) {
     lua_pushvalue(L, idx);
 }
 
+static int unix_place(lua_State *L, struct addr *a, const char *name) {
+  *a = addr_from_unix(turn_keep(&rt_of(L)->turn, strchr(name, ':') + 1));
+  return a->path ? 0 : luaL_error(L, "listen: not enough memory");
+}
+
 /* [-0, +1] The text of the i-th address -> 0 and the address, or ERR_INVAL and why. */
 static int place_at(lua_State *L, int idx, int i, struct places *p, const char **why) {
   char host[ADDR_HOST_MAX];
@@ -60,6 +67,7 @@ static int place_at(lua_State *L, int idx, int i, struct places *p, const char *
   lua_remove(L, -2);
   if (r) return r;
   p->any[i] = !*host;
+  if (addr_is_unix(host)) return unix_place(L, &p->list[i], host);
   if (addr_from_ip(&p->list[i], *host ? host : "::", port) == 0) return 0;
   *why = "not an IP address";
   return ERR_INVAL;
@@ -129,6 +137,16 @@ static struct lserver *lserver_new(lua_State *L, struct rt *rt, struct serve_opt
   return ls;
 }
 
+/* [addr, opts, handler, server] */
+static int use_tls(lua_State *L, struct lserver *ls, const char **why) {
+  int r = ltls_option(L, ls->rt, 2, why);
+  if (r) return r;
+  ls->tls = ltls_to_context(L, -1);
+  if (ls->tls) ltls_check_server(L, ls->tls);
+  lua_setiuservalue(L, 4, SERVER_TLS);
+  return 0;
+}
+
 /* core.listen(addr | list of them, opts | nil[, handler]) -> Server */
 static int l_listen(lua_State *L) {
   struct rt *rt = rt_of(L);
@@ -141,10 +159,12 @@ static int l_listen(lua_State *L) {
   so.conn = conn_opts_default();
   opts_read(L, 2, serve_keys, &so);
   struct lserver *ls = lserver_new(L, rt, &so);
+  const char *why = NULL;
+  int r = use_tls(L, ls, &why);
+  if (r) return push_failure(L, "listen", NULL, why, r);
   if (!read_places(L, 1, &p)) return 3;
-  int r = open_places(ls, &p, &so.listen, &failed);
+  r = open_places(ls, &p, &so.listen, &failed);
   if (r) {
-    const char *why;
     place_at(L, 1, failed, &p, &why);
     return push_failure(L, "listen", lua_tostring(L, -1), NULL, r);
   }

@@ -199,16 +199,25 @@ static int table_address(lua_State *L, int idx, char host[ADDR_HOST_MAX], uint16
   (void)shown;
   lua_replace(L, -3);
   lua_pop(L, 1);
-  *why = p < 0 || p > 65535            ? "port out of range"
-         : n == 0                      ? "empty host"
-         : n >= ADDR_HOST_MAX          ? "host too long"
-         : strlen(text) != n           ? "zero byte in the host"
-         : strpbrk(text, "/[] \t\r\n") ? "not a host name or IP address"
-                                       : NULL;
+  *why = p < 0 || p > 65535             ? "port out of range"
+         : n == 0                       ? "empty host"
+         : n >= ADDR_HOST_MAX           ? "host too long"
+         : strlen(text) != n            ? "zero byte in the host"
+         : strpbrk(text, "/@[] \t\r\n") ? "not a host name or IP address"
+                                        : NULL;
   if (*why) return ERR_INVAL;
   memcpy(host, text, n + 1);
   *port = (uint16_t)p;
   return 0;
+}
+
+/* It stands for its own host. */
+static int unix_address(const char *text, size_t n, char host[ADDR_HOST_MAX], uint16_t *port,
+                        const char **why) {
+  int r = addr_check_unix(text, n, why);
+  *port = 0;
+  if (r == 0) memcpy(host, text, n + 1);
+  return r;
 }
 
 int check_address(lua_State *L, int idx, char host[ADDR_HOST_MAX], uint16_t *port,
@@ -221,7 +230,8 @@ int check_address(lua_State *L, int idx, char host[ADDR_HOST_MAX], uint16_t *por
   size_t n;
   const char *text = lua_tolstring(L, idx, &n);
   lua_pushvalue(L, idx);
-  return addr_split(text, n, host, port, why);
+  return addr_is_unix(text) ? unix_address(text, n, host, port, why)
+                            : addr_split(text, n, host, port, why);
 }
 
 /* ---- failures --------------------------------------------------------------------- */

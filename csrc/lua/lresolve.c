@@ -132,8 +132,8 @@ static int l_resolve(lua_State *L) {
   return resolve_run(L, rt, &o);
 }
 
-/* split_address(addr) -> host, port, is it numeric (no host counts as such) | nothing if addr is
- * no address */
+/* split_address(addr) -> host, port, is it numeric (no host and a Unix socket count as such) |
+ * nothing if addr is no address */
 static int l_split_address(lua_State *L) {
   char host[ADDR_HOST_MAX];
   const char *why;
@@ -142,7 +142,7 @@ static int l_split_address(lua_State *L) {
   if (check_address(L, 1, host, &port, &why) != 0) return 0;
   lua_pushstring(L, host);
   lua_pushinteger(L, port);
-  lua_pushboolean(L, !*host || addr_from_ip(&a, host, port) == 0);
+  lua_pushboolean(L, !*host || addr_is_unix(host) || addr_from_ip(&a, host, port) == 0);
   return 3;
 }
 

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "lserver.h"
+#include "lhandshake.h"
 
 /* [-0, +1] Its userdata; it must be anchored. */
 static int push_server(lua_State *L, const struct lserver *ls) {
@@ -114,7 +114,10 @@ int serve_admit(lua_State *L, struct lserver *ls, int ls_idx, int idx, struct li
   lua_pop(L, 1);
   if (r) return r;
   check_conn(L, ls->rt, idx)->accepted = true;
-  return serve_adopt(L, ls, ls_idx, idx);
+  r = serve_adopt(L, ls, ls_idx, idx);
+  if (r || !ls->tls) return r;
+  r = hello_begin(L, ls, idx);
+  return r ? r : ERR_AGAIN;
 }
 
 void serve_spawn_hook(lua_State *L, struct lserver *ls, int nargs, int closes) {
@@ -238,6 +241,16 @@ static void on_conn_gone(struct keeper *k, struct conn *c) {
   note_change(ls);
 }
 
+/* [-0, +1] The Conn of a connection that has ended.  A collection under way may have taken it off
+ * the table while its finalizer, which puts it back, has still to run: then that is awaited. */
+static void push_ended(lua_State *L, const struct lserver *ls, const struct conn *c) {
+  lconn_push(L, ls->rt, c);
+  if (!lua_isnil(L, -1)) return;
+  lua_pop(L, 1);
+  lua_gc(L, LUA_GCCOLLECT);
+  lconn_push(L, ls->rt, c);
+}
+
 /* Protected: on_close(conn, message, code) in a task of its own. */
 static int tell_close(lua_State *L) {
   struct lserver *ls = lua_touserdata(L, 1);
@@ -245,7 +258,7 @@ static int tell_close(lua_State *L) {
   ls->first_ended = c->next_ended;
   if (!ls->first_ended) ls->last_ended = NULL;
   push_hook(L, push_server(L, ls), SERVER_ON_CLOSE);
-  lconn_push(L, ls->rt, c);
+  push_ended(L, ls, c);
   conn_push_failure(L, c);
   conn_drop(c, CONN_OF_KEEPER);
   serve_spawn_hook(L, ls, 3, 0);
@@ -263,6 +276,27 @@ static int tell_exit(lua_State *L) {
   return 0;
 }
 
+/* Protected: a handshake is over. */
+static int tell_hello(lua_State *L) {
+  struct lserver *ls = lua_touserdata(L, 1);
+  int ls_idx = push_server(L, ls);
+  if (!hello_pop(L, ls)) return 0;
+  struct conn *c = check_conn(L, ls->rt, ls_idx + 1);
+  if (conn_is_open(c)) serve_spawn(L, ls, ls_idx, ls_idx + 1);
+  if (ls->begun) conn_drain(c);
+  return 0;
+}
+
+/* With a handler they are served; otherwise they wait for who accepts, as long as that may be. */
+static void deal_with_hellos(struct lserver *ls) {
+  if (ls->s.on_ready)
+    while (ls->first_hello) rt_protect(ls->rt->driver, tell_hello, ls);
+  else if (server_is_open(&ls->s))
+    waitq_wake_first(&ls->s.accepters);
+  else
+    hello_drop_all(ls->rt->driver, ls);
+}
+
 static void leave_servers(struct lserver *ls) {
   if (ls->ref == LUA_NOREF) return;
   if (ls->prev)
@@ -278,6 +312,7 @@ static void settle(struct job *j) {
   struct lserver *ls = (struct lserver *)(void *)((char *)j - offsetof(struct lserver, settle_job));
   struct rt *rt = ls->rt;
   deal_with_pause(ls);
+  if (ls->first_hello) deal_with_hellos(ls);
   while (ls->first_ended) rt_protect(rt->driver, tell_close, ls);
   if (server_is_open(&ls->s) || ls->handlers) return;
   if (!ls->exited) {
@@ -328,5 +363,6 @@ void serve_fini(struct lserver *ls) {
   server_fini(&ls->s);
   waitq_wake_all(&ls->watchers, ERR_CLOSED);
   job_remove(&ls->rt->turn, &ls->settle_job);
+  hello_forget_all(ls);
   if (ls->alive || ls->first_ended) conn_forget_keeper(&ls->rt->turn, &ls->keeper);
 }

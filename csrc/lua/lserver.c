@@ -1,7 +1,7 @@
 /* Server userdata: what scripts call of a server.
  * What this is not: beginning to listen (llisten.c), the life of a server and of its connections
  * (lserve.c), when to accept (core/server.c). */
-#include "lserver.h"
+#include "lhandshake.h"
 
 #include <math.h>
 #include <string.h>
@@ -19,17 +19,32 @@ static int server_failed(lua_State *L, const struct lserver *ls, const char *wha
 
 /* ---- accept ------------------------------------------------------------------------ */
 
-/* [server, Conn]  A Conn that on_accept refused is replaced by a new one. */
+/* [server, Conn]  One whose handshake is over. */
+static int accept_secured(lua_State *L, struct lserver *ls) {
+  while (hello_pop(L, ls)) {
+    if (conn_is_open(check_conn(L, ls->rt, 3))) {
+      lua_replace(L, 2);
+      return 0;
+    }
+    lua_settop(L, 2);
+  }
+  return ERR_AGAIN;
+}
+
+/* [server, Conn]  A Conn that on_accept refused, or that begins its handshake, is replaced by a
+ * new one. */
 static int accept_try(lua_State *L, struct lserver *ls) {
   struct link *l;
   struct addr peer;
-  int r = server_accept(&ls->s, &l, &peer);
-  if (r) return r;
-  r = serve_admit(L, ls, 1, 2, l, &peer);
-  if (r != ERR_AGAIN) return r;
-  lua_settop(L, 1);
-  lconn_new(L);
-  return ERR_AGAIN;
+  int r;
+  if (accept_secured(L, ls) == 0) return 0;
+  for (int i = 0; i < SERVER_BATCH && (r = server_accept(&ls->s, &l, &peer)) == 0; i++) {
+    r = serve_admit(L, ls, 1, 2, l, &peer);
+    if (r != ERR_AGAIN) return r;
+    lua_settop(L, 1);
+    lconn_new(L);
+  }
+  return r == 0 ? ERR_AGAIN : r;
 }
 
 static int accept_run(lua_State *L, struct rt *rt, struct op *o) {
@@ -144,9 +159,10 @@ static void step_back(lua_State *L, struct lserver *ls) {
   ls->spared--;
 }
 
-static void abandon(struct op *o) { ((struct lserver *)o->on)->stoppers--; }
+static void abandon(struct op *o) { step_back(o->L, o->on); }
 
 static void drain_all(struct lserver *ls) {
+  hello_drain(ls);
   for (struct conn *c = ls->rt->turn.first_conn; c; c = c->next)
     if (c->keeper == &ls->keeper) conn_drain(c);
 }
@@ -165,7 +181,7 @@ static void begin_shutdown(lua_State *L, struct lserver *ls) {
   lua_settop(L, 1);
   if (server_is_open(&ls->s) && ls->s.on_ready) {
     server_look(&ls->s);
-    serve_backlog(L, ls, ls->backlog * ls->s.n);
+    for (int i = 0; i < ls->s.n; i++) serve_backlog(L, ls, ls->backlog);
   }
   serve_stop(ls);
   drain_all(ls);
@@ -180,7 +196,7 @@ static bool reset_all(struct lserver *ls) {
     conn_reset(c);
     any = true;
   }
-  return any;
+  return hello_reset_all(ls) || any;
 }
 
 static bool is_shut_down(const struct lserver *ls) {
@@ -190,6 +206,7 @@ static bool is_shut_down(const struct lserver *ls) {
 static int shutdown_run(lua_State *L, struct rt *rt, struct op *o) {
   struct lserver *ls = o->on;
   int r = 0;
+  o->L = L;
   while (r == 0 && (op_spent(L, rt, o) || !is_shut_down(ls))) r = op_wait(L, rt, o);
   op_done(rt, o);
   bool busy = ls->handlers > ls->stoppers, left = reset_all(ls);
@@ -273,7 +290,9 @@ static int l_run(lua_State *L) {
   if (rt_in_task(rt) || rt->driver || rt->in_hook) return exit_run(L, rt, &o);
   refuse_in_finalizer(L, "run");
   rt->stopped = false;
+  rt->turn.holds++; /* somebody may still connect, or close it */
   rt_run(L, rt, has_exited, ls);
+  rt->turn.holds--;
   lua_pushboolean(L, true);
   return 1;
 }
@@ -353,7 +372,7 @@ static int l_addrs(lua_State *L) {
 /***
 The port of the first address.
 @function Server:port
-@treturn integer never 0
+@treturn integer never 0, but for a Unix socket
 @waits never
 */
 static int l_port(lua_State *L) {

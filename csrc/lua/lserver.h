@@ -3,6 +3,7 @@
 #ifndef LUNEWIRE_LSERVER_H
 #define LUNEWIRE_LSERVER_H
 
+#include "ltls.h"
 #include "rt.h"
 
 #define SERVER_NAME "lunewire.Server"
@@ -16,7 +17,8 @@ enum {
   SERVER_ON_SHUTDOWN,
   SERVER_ON_EXIT,
   SERVER_ON_ERROR,
-  SERVER_VALUES = SERVER_ON_ERROR
+  SERVER_TLS, /* the context: kept alive */
+  SERVER_VALUES = SERVER_TLS
 };
 
 /* Anchored while anything may still happen to it: it listens, a handler runs, or a connection
@@ -29,9 +31,11 @@ struct lserver {
   struct rt *rt;
   struct lserver *prev, *next; /* in rt.servers, from listen to its end */
   struct conn_opts opts;
-  struct waitq watchers;                 /* of shutdown and run; woken at every change */
-  struct conn *first_ended, *last_ended; /* on_close is still to be called */
-  double drain_timeout, noted;           /* noted: when it last complained of exhaustion */
+  struct waitq watchers;                  /* of shutdown and run; woken at every change */
+  struct tls_context *tls;                /* NULL: plain */
+  struct hello *first_hello, *last_hello; /* their handshakes are over */
+  struct conn *first_ended, *last_ended;  /* on_close is still to be called */
+  double drain_timeout, noted;            /* noted: when it last complained of exhaustion */
   size_t max_conns;
   int ref, backlog;
   int pause_code;            /* why accepting rests; 0: dealt with */
@@ -53,7 +57,8 @@ void serve_stop(struct lserver *ls);
 /* The userdata goes away. */
 void serve_fini(struct lserver *ls);
 /* The link becomes that of the new Conn at idx, a connection of the server at ls_idx, unless
- * on_accept refuses it.  0; ERR_AGAIN: refused, and the Conn is of no use; ERR_NOMEM. */
+ * on_accept refuses it.  0; ERR_AGAIN: it was refused, or its handshake has begun, and the Conn at
+ * idx is not the caller's; ERR_NOMEM. */
 int serve_admit(lua_State *L, struct lserver *ls, int ls_idx, int idx, struct link *l,
                 const struct addr *peer);
 /* The same for a Conn that has its link. */

@@ -68,6 +68,7 @@ int luaopen_lunewire_core(lua_State *L) {
   llisten_register(L, rt);
   lrest_register(L, rt);
   lsignal_register(L, rt);
+  ltls_register(L, rt);
   ltimer_register(L, rt);
   lchannel_register(L, rt);
   lsemaphore_register(L, rt);

@@ -17,6 +17,7 @@
 #include "../core/server.h"
 #include "../core/turn.h"
 
+struct hello;
 struct lserver;
 struct rt;
 
@@ -43,6 +44,7 @@ struct op {
   bool gathers;                 /* receiving: what is there, with the connection's buffer wait */
   bool as_file;                 /* sending: the result is the connection, as of a Lua file */
   bool framed;                  /* sending: one message of f */
+  bool server;                  /* start_tls: our role */
   uint8_t style;                /* receiving: enum recv_style */
 };
 
@@ -91,8 +93,10 @@ struct rt {
   unsigned tasks, timers;
   uint16_t main_calls;
   bool main_woken, stopped, closed;
-  bool in_hook;            /* a function of the user's runs that must not wait */
-  struct lserver *servers; /* that have not ended */
+  bool in_hook;                           /* a function of the user's runs that must not wait */
+  struct lserver *servers;                /* that have not ended */
+  struct hello *first_hello, *last_hello; /* handshakes of accepted connections, oldest first */
+  unsigned hellos;
   struct quit quit;
 };
 
@@ -357,6 +361,7 @@ void lfile_register(lua_State *L, struct rt *rt);
 void lresolve_register(lua_State *L, struct rt *rt);
 void llisten_register(lua_State *L, struct rt *rt);
 void lserver_register(lua_State *L, struct rt *rt);
+void ltls_register(lua_State *L, struct rt *rt);
 void lsignal_register(lua_State *L, struct rt *rt);
 void ltimer_register(lua_State *L, struct rt *rt);
 void lframing_register(lua_State *L, struct rt *rt);

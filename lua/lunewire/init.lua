@@ -80,6 +80,7 @@ local wire = {
   sleep = core.sleep,
   spawn = core.spawn,
   stop = core.stop,
+  tls_context = core.tls_context,
 }
 
 -- A handler is a function, something callable, or {object, "method"}.

@@ -1,0 +1,176 @@
+/* A TLS session: see tls_session.h. */
+#include "tls_session.h"
+
+#include <openssl/err.h>
+#include <string.h>
+
+#include "err.h"
+#include "turn.h"
+
+enum {
+  RECORD = 16 * 1024,
+  KEY_UPDATES = 32 /* without data in between: each costs us much more than the peer */
+};
+
+/* ---- the session's bytes ------------------------------------------------------------- */
+
+static int bio_read(BIO *b, char *to, int room) {
+  struct link_tls *t = BIO_get_data(b);
+  BIO_clear_retry_flags(b);
+  if (t->fed_len == 0 || t->updates > KEY_UPDATES) {
+    BIO_set_retry_read(b);
+    return -1;
+  }
+  size_t n = t->fed_len < (size_t)room ? t->fed_len : (size_t)room;
+  memcpy(to, t->fed, n);
+  t->fed += n;
+  t->fed_len -= n;
+  return (int)n;
+}
+
+/* What is in the page goes behind what is kept. */
+int tls_keep_page(struct link_tls *t) {
+  struct tls_root *root = t->root;
+  int r = root->out_len ? buf_append(&t->sealed, root->out, root->out_len) : 0;
+  root->out_len = 0;
+  return r;
+}
+
+static int bio_write(BIO *b, const char *data, int len) {
+  struct link_tls *t = BIO_get_data(b);
+  struct tls_root *root = t->root;
+  size_t n = (size_t)len;
+  BIO_clear_retry_flags(b);
+  if (buf_len(&t->sealed) == 0 && n <= TLS_PAGE - root->out_len) {
+    memcpy(root->out + root->out_len, data, n);
+    root->out_len += n;
+    return len;
+  }
+  return tls_keep_page(t) == 0 && buf_append(&t->sealed, data, n) == 0 ? len : -1;
+}
+
+static long bio_ctrl(BIO *b, int what, long number, void *p) {
+  (void)b, (void)number, (void)p;
+  return what == BIO_CTRL_FLUSH;
+}
+
+static int bio_create(BIO *b) {
+  BIO_set_init(b, 1);
+  return 1;
+}
+
+BIO_METHOD *tls_bio_method(void) {
+  BIO_METHOD *m = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "lunewire");
+  if (!m) return NULL;
+  BIO_meth_set_create(m, bio_create);
+  BIO_meth_set_read(m, bio_read);
+  BIO_meth_set_write(m, bio_write);
+  BIO_meth_set_ctrl(m, bio_ctrl);
+  return m;
+}
+
+static void on_message(int writing, int version, int type, const void *data, size_t len, SSL *ssl,
+                       void *arg) {
+  struct link_tls *t = arg;
+  (void)version, (void)ssl;
+  if (!writing && type == SSL3_RT_HANDSHAKE && len > 0 &&
+      *(const unsigned char *)data == SSL3_MT_KEY_UPDATE)
+    t->updates++;
+}
+
+/* ---- what the session says ------------------------------------------------------------ */
+
+int tls_fail(struct link_tls *t, int code, const char *detail) {
+  t->detail = detail;
+  t->phase = FAILED;
+  return t->end = t->out_end = code;
+}
+
+/* Ours to reject is the peer's certificate; everything else is the protocol. */
+static int fail_by_library(struct link_tls *t) {
+  unsigned long e = ERR_peek_last_error();
+  long verified = SSL_get_verify_result(t->ssl);
+  if (verified != X509_V_OK && ERR_GET_REASON(e) == SSL_R_CERTIFICATE_VERIFY_FAILED)
+    return tls_fail(t, ERR_CERT, X509_verify_cert_error_string(verified));
+  if (ERR_GET_REASON(e) == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE)
+    return tls_fail(t, ERR_CERT, "the peer sent no certificate");
+  if (ERR_GET_REASON(e) == ERR_R_MALLOC_FAILURE) return tls_fail(t, ERR_NOMEM, NULL);
+  return tls_fail(t, ERR_TLS, ERR_reason_error_string(e));
+}
+
+/* What a call of the library that returned r <= 0 means: ERR_AGAIN: it wants more input. */
+static int outcome(struct link_tls *t, int r) {
+  switch (SSL_get_error(t->ssl, r)) {
+  case SSL_ERROR_WANT_READ:
+    return ERR_AGAIN;
+  case SSL_ERROR_ZERO_RETURN:
+    return t->end = ERR_EOF;
+  default:
+    return fail_by_library(t);
+  }
+}
+
+/* OpenSSL takes a name with a dot in front for all names below it. */
+static bool is_host(const char *host) { return *host && *host != '.' && strlen(host) <= 255; }
+
+int tls_begin(struct link_tls *t) {
+  if (t->ssl) return 0;
+  if (t->host && !is_host(t->host)) return tls_fail(t, ERR_CERT, "not a name to verify");
+  BIO *b = BIO_new(t->root->bio);
+  t->ssl = b ? tls_session_new(t->context, t->server, t->host) : NULL;
+  if (!t->ssl) {
+    BIO_free(b);
+    return tls_fail(t, ERR_NOMEM, NULL);
+  }
+  BIO_set_data(b, t);
+  SSL_set_bio(t->ssl, b, b);
+  SSL_set_msg_callback(t->ssl, on_message);
+  SSL_set_msg_callback_arg(t->ssl, t);
+  return 0;
+}
+
+/* With an anonymous cipher OpenSSL asks for no certificate, whatever it was told. */
+static bool must_verify(const struct link_tls *t) {
+  return !t->server && !tls_context_opts(t->context)->insecure;
+}
+
+int tls_advance(struct link_tls *t) {
+  ERR_clear_error();
+  int r = SSL_do_handshake(t->ssl);
+  if (r != 1) return outcome(t, r);
+  if (must_verify(t) && !SSL_get0_peer_certificate(t->ssl))
+    return tls_fail(t, ERR_CERT, "the peer sent no certificate");
+  t->phase = UP;
+  return 0;
+}
+
+ptrdiff_t tls_open(struct link_tls *t, char *to, size_t room) {
+  size_t total = 0, got;
+  while (total < room) {
+    ERR_clear_error();
+    int r = SSL_read_ex(t->ssl, to + total, room - total, &got);
+    if (r == 1) {
+      total += got;
+      t->updates = 0;
+      continue;
+    }
+    r = outcome(t, r);
+    if (t->updates > KEY_UPDATES) r = tls_fail(t, ERR_TLS, "too many key updates");
+    if (total) break; /* an end is sticky, and comes next time */
+    return r;
+  }
+  return (ptrdiff_t)total;
+}
+
+size_t tls_seal(struct link_tls *t, const struct iovec *v, size_t room) {
+  size_t total = 0, done, len = v->iov_len < room ? v->iov_len : room;
+  while (total < len && !t->out_end) {
+    size_t n = len - total < RECORD ? len - total : RECORD;
+    ERR_clear_error();
+    int r = SSL_write_ex(t->ssl, (char *)v->iov_base + total, n, &done);
+    t->stuck = r != 1 && outcome(t, r) == ERR_AGAIN;
+    if (r != 1) break;
+    total += done;
+  }
+  return total;
+}

@@ -1,0 +1,51 @@
+/* One TLS session, as link_tls.c and tls_session.c have it; nobody else includes this.
+ *
+ * The session opens what it is fed and seals into the loop's page; it moves no bytes to or from
+ * the link below. */
+#ifndef LUNEWIRE_TLS_SESSION_H
+#define LUNEWIRE_TLS_SESSION_H
+
+#include <stdbool.h>
+
+#include "buf.h"
+#include "link.h"
+#include "tls_internal.h"
+#include "world.h"
+
+enum phase { HANDSHAKE, UP, FAILED };
+
+struct link_tls {
+  struct link link;
+  struct post post; /* reports what is pending here, which the link below knows nothing of */
+  struct link *below;
+  struct turn *turn;
+  struct tls_root *root;
+  struct tls_context *context;
+  SSL *ssl; /* NULL until the first byte: a silent client costs nothing */
+  char *host;
+  struct buf came, sealed;
+  const char *fed; /* what the session may take now, only inside a call */
+  size_t fed_len;
+  const char *detail;
+  int end;     /* of reading, sticky: ERR_EOF or a code; 0: not yet */
+  int out_end; /* why nothing can be written any more; 0: it can */
+  uint8_t phase, wanted;
+  bool server, shut, below_shut;
+  bool stuck;       /* the session cannot seal before it has got more input */
+  uint16_t updates; /* key updates since the last data */
+};
+
+/* Its end, of both directions, for this reason. -> code */
+int tls_fail(struct link_tls *t, int code, const char *detail);
+/* The loop's page goes behind what is kept already. 0 or ERR_NOMEM. */
+int tls_keep_page(struct link_tls *t);
+/* The SSL object is made, at the first byte. 0 or a code. */
+int tls_begin(struct link_tls *t);
+/* A step of the handshake with what was fed. 0: up; ERR_AGAIN: it wants more; or its failure. */
+int tls_advance(struct link_tls *t);
+/* What can be opened of what was fed -> bytes; ERR_AGAIN, or the end. */
+ptrdiff_t tls_open(struct link_tls *t, char *to, size_t room);
+/* One piece of a vector, as records -> bytes taken, at most `room`. */
+size_t tls_seal(struct link_tls *t, const struct iovec *v, size_t room);
+
+#endif
