@@ -364,6 +364,34 @@ describe("on_disconnect", function()
     server:close()
   end)
 
+  for name, finish in pairs { end_ = "close", reset = "reset" } do
+    it("runs at the peer's " .. name:gsub("_", "") .. " though nobody calls", function()
+      local opts, lost = noting()
+      local client, peer, server = accepted(opts)
+      peer[finish](peer)
+      wait_until(function() return #lost == 1 end)
+      assert.equal(({ close = "EOF", reset = "ECONNRESET" })[finish], lost[1].code)
+      wire.sleep(0.01)
+      assert.equal(1, #lost)
+      assert.is_false(client:connected())
+      server:close()
+    end)
+  end
+
+  it("runs when a write fails behind our back", function()
+    local opts, lost = noting()
+    local client, peer, server = accepted(opts)
+    peer:send "unread"
+    wait_until(function() return client:buffered() == 6 end)
+    peer:reset()
+    for _ = 1, 3 do
+      client:try_send "x"
+      wire.sleep(0.02)
+    end
+    wait_until(function() return #lost == 1 end)
+    server:close()
+  end)
+
   it("is told of a reset", function()
     local opts, lost = noting()
     local client, peer, server = accepted(opts)

@@ -55,6 +55,7 @@ struct attachment {
   /* Once, when the connection is no longer open; it is detached by then.  Only marks and
    * queues. */
   void (*ended)(struct attachment *);
+  bool early; /* also when nothing can come of the open connection any more, and nobody receives */
 };
 
 struct conn {
@@ -212,8 +213,10 @@ void conn_look(struct conn *c);
 bool conn_rest(struct conn *c, double seconds);
 /* It is used again. false: it did not rest, or no longer. */
 bool conn_resume(struct conn *c);
-/* Something came in; what it does at rest. */
+/* Something came in and nobody received it: ends the rest, tells the early attachments. */
 void conn_disturb(struct conn *c);
+/* The output failed: tells them, too. */
+void conn_tell_end(struct conn *c);
 void conn_end_rest(struct conn *c);
 
 /* ---- times and facts ------------------------------------------------------------- */

@@ -51,6 +51,7 @@ static void write_failed(struct conn *c, int code) {
   buf_fini(&c->out);
   note_blocked(c, false);
   waitq_wake_first(&c->writers);
+  conn_tell_end(c);
 }
 
 /* Interest in the link's readiness follows what it takes, and changes no more than it must: a

@@ -1,4 +1,5 @@
-/* A connection at rest: nobody uses it for now, but somebody may again (a pool's idle ones).
+/* A connection that nobody uses for now: at rest, when somebody may use it again (a pool's idle
+ * ones), and who is told that it is over.
  * What this is not: who keeps it, and whether it is used again. */
 #include <math.h>
 
@@ -36,8 +37,19 @@ bool conn_rest(struct conn *c, double seconds) {
   return true;
 }
 
+void conn_tell_end(struct conn *c) {
+  if (conn_ended(c) == 0) return;
+  for (struct attachment *next, *a = c->ending; a; a = next) {
+    next = a->next;
+    if (!a->early) continue;
+    conn_detach(a);
+    a->ended(a);
+  }
+}
+
 void conn_disturb(struct conn *c) {
   if (c->resting && !is_clean(c)) conn_close(c);
+  conn_tell_end(c);
 }
 
 void conn_end_rest(struct conn *c) {

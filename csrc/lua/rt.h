@@ -353,6 +353,7 @@ void rt_metatable(lua_State *L, struct rt *rt, const char *name, const luaL_Reg 
 
 void task_register(lua_State *L, struct rt *rt);
 void lrest_register(lua_State *L, struct rt *rt);
+void lwatch_register(lua_State *L, struct rt *rt);
 void ltask_register(lua_State *L, struct rt *rt);
 void lco_register(lua_State *L, struct rt *rt);
 void lconn_register(lua_State *L, struct rt *rt);

@@ -59,6 +59,16 @@ local function current(self)
   return self.conn
 end
 
+local WEAK <const> = { __mode = "v" }
+
+-- An end that comes while nobody calls is noticed, too; but this must not keep the client.
+local function watch(self)
+  local box = setmetatable({ self }, WEAK)
+  core.watch(self.conn, function()
+    if box[1] then current(box[1]) end
+  end)
+end
+
 -- What a call on the connection gave is what the client gives.
 local function settle(self, conn, ...)
   if select("#", ...) == 0 then return end
@@ -136,6 +146,7 @@ local function run_dial(self, d)
     self.dialing = nil
     if conn then
       self.conn, self.born, self.refused = conn, core.now(), nil
+      watch(self)
     end
   elseif conn then
     drop(conn)
@@ -205,12 +216,12 @@ end
 -- it has none. Options that belong to a connection (`set_timeout`, `set_framing` and others) end
 -- with it; `on_connect` is the place to set them.
 --
--- The connection is lost when a call finds it so: at the peer's end, with everything received, or
--- at a failure that leaves nothing to receive. A peer that ended only its own side counts as
--- gone. With `reconnect`, `connect` and the methods that send (but `try_send`, which never waits)
--- then dial again: at once after a connection that lasted, otherwise after a pause that doubles
--- from `min` to `max` with each failure, less a random part of it. Nothing is ever sent twice: a
--- send that failed has failed, though the next one may succeed.
+-- The connection is lost at the peer's end, once everything was received, and at a failure that
+-- leaves nothing to receive: found by a call, or by the loop. A peer that ended only its own side
+-- counts as gone. With `reconnect`, `connect` and the methods that send (but `try_send`, which
+-- never waits) then dial again: at once after a connection that lasted, otherwise after a pause
+-- that doubles from `min` to `max` with each failure, less a random part of it. Nothing is ever
+-- sent twice: a send that failed has failed, though the next one may succeed.
 -- @function wire.client
 -- @tparam string|table addr as of `connect`
 -- @tparam[opt] table|number opts those of `connect`: `timeout` (30), `tls` (its files are read
