@@ -236,6 +236,14 @@ describe("examples/redis_client.lua with redis-server", function()
     assert.equal(0, status)
   end, 20)
 
+  it("does the same over a Unix socket", function()
+    local dir <close> = directory()
+    local port = wire.free_port()
+    local path = dir.name .. "/socket"
+    local _ <close> = start_redis(dir, port, ("--port %d --unixsocket %s"):format(port, path))
+    assert.matches("^8 tasks over 4 connections counted to 8000\n", ask("unix:" .. path))
+  end, 20)
+
   it("does the same with --tls", function()
     local files <close> = certificate()
     local port = wire.free_port()

@@ -252,6 +252,7 @@ local makers = {
   Semaphore = function() return wire.semaphore(1) end,
   Server = function() return assert(wire.serve("127.0.0.1:0", function() end)) end,
   Task = function() return wire.spawn(function() end) end,
+  Udp = function() return assert(wire.udp "127.0.0.1:0") end,
 }
 
 local function first_required(entry)

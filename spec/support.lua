@@ -250,9 +250,22 @@ local function tls_pair(version)
   end
 end
 
+-- The same over a Unix socket: an abstract name, which leaves no file.
+local pairs_made = 0
+
+local function unix_pair(opts)
+  pairs_made = pairs_made + 1
+  local name = ("unix:@lunewire-%p-%d"):format(wire, pairs_made)
+  local server <close> = assert(wire.listen(name, opts))
+  local client = assert(wire.connect(name, opts))
+  return client, (assert(server:accept(5)))
+end
+
 -- The conformance suite runs once for each: conn_spec, and for those with TLS the specs beside it.
 support.transports = {
   { name = "tcp", pair = support.pair },
+  -- no_reset: what a peer sees of a reset is an end, unless it sent what nobody read.
+  { name = "unix", pair = unix_pair, no_reset = true },
   { name = "pipe", pair = function(opts) return wire.pipe(opts) end },
   { name = "tls 1.2", tls = "1.2", pair = tls_pair "TLSv1.2" },
   { name = "tls 1.3", tls = "1.3", pair = tls_pair "TLSv1.3" },

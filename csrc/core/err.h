@@ -27,6 +27,8 @@ enum {
   ERR_PIPE = UV__EPIPE,
   ERR_RESET = UV__ECONNRESET,
   ERR_REFUSED = UV__ECONNREFUSED,
+  ERR_NODEV = UV__ENODEV,
+  ERR_NOTCONN = UV__ENOTCONN,
   ERR_NOFAMILY = UV__EAFNOSUPPORT, /* this system has no such address family */
   ERR_CLOSED = -5000,              /* this side closed the object, or it is shutting down */
   ERR_TLS = -5001,

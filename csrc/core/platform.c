@@ -4,6 +4,7 @@
 #ifdef __linux__
 
 #include <fcntl.h>
+#include <linux/sock_diag.h>
 #include <linux/sockios.h>
 #include <sys/ioctl.h>
 
@@ -20,6 +21,13 @@ void platform_own(int fd) { fcntl(fd, F_SETFD, FD_CLOEXEC); }
 size_t platform_in_flight(int fd) {
   int n = 0;
   return ioctl(fd, SIOCOUTQ, &n) == 0 && n > 0 ? (size_t)n : 0;
+}
+
+/* SO_RXQ_OVFL would tell the same, but only with the next datagram that comes. */
+uint32_t platform_drops(int fd) {
+  uint32_t info[SK_MEMINFO_VARS] = {0};
+  socklen_t len = sizeof info;
+  return getsockopt(fd, SOL_SOCKET, SO_MEMINFO, info, &len) == 0 ? info[SK_MEMINFO_DROPS] : 0;
 }
 
 #else
@@ -60,6 +68,11 @@ void platform_own(int fd) {
 }
 
 size_t platform_in_flight(int fd) {
+  (void)fd;
+  return 0;
+}
+
+uint32_t platform_drops(int fd) {
   (void)fd;
   return 0;
 }

@@ -6,6 +6,7 @@
 
 #include <netinet/tcp.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/socket.h>
 
 #ifndef TCP_KEEPIDLE
@@ -27,5 +28,8 @@ void platform_own(int fd);
 
 /* Bytes that the peer has not acknowledged; 0 where nobody can tell. */
 size_t platform_in_flight(int fd);
+
+/* Datagrams that a socket has lost for lack of room, modulo 2^32; 0 where nobody can tell. */
+uint32_t platform_drops(int fd);
 
 #endif

@@ -8,6 +8,7 @@
 #include "conn.h"
 #include "err.h"
 #include "tls.h"
+#include "udp.h"
 
 int turn_init(struct turn *t, struct world *w) {
   *t = (struct turn){.world = w};
@@ -137,6 +138,7 @@ void turn_fini(struct turn *t, double seconds) {
     drain_step(t, soon < end ? soon : end);
   }
   conn_abandon_all(t);
+  udp_free_all(t);
   t->world->ops->close(t->world);
   conn_free_all(t);
   timers_fini(&t->timers);
@@ -268,6 +270,13 @@ struct wait *waitq_waiting(struct waitq *q) {
 void wait_serve(struct wait *w) {
   wait_unlink(w);
   wait_wake(w, WAIT_SERVED);
+}
+
+void waitq_set_deadline(struct waitq *q, double at) {
+  for (struct wait *next, *w = q->first; w; w = next) {
+    next = w->next;
+    wait_set_due(w, w->call_due < at ? w->call_due : at);
+  }
 }
 
 void waitq_wake_first(struct waitq *q) {

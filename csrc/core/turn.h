@@ -24,6 +24,7 @@ struct turn;
 struct conn;
 struct text;
 struct tls_root;
+struct udp;
 
 /* Something to be run by the driver. Intrusive; queued at most once. */
 struct job {
@@ -70,12 +71,13 @@ struct turn {
   struct jobs ready;
   struct conn *first_visit, *last_visit;
   struct conn *first_conn; /* of all */
+  struct udp *first_udp;   /* of all */
   /* What may still happen: servers with a handler, armed timers of the user, waits that time
    * or the outside can end, closing connections, unsent output, lookups, dials. */
   unsigned holds;
-  unsigned conns, servers, dials, waits; /* alive now: the census */
-  char *page;                            /* PAGE_SIZE_BYTES, allocated once */
-  struct conn *borrower;                 /* whose unread bytes are page[page_at, page_end) */
+  unsigned conns, servers, udps, dials, waits; /* alive now: the census */
+  char *page;                                  /* PAGE_SIZE_BYTES, allocated once */
+  struct conn *borrower;                       /* whose unread bytes are page[page_at, page_end) */
   size_t page_at, page_end;
   struct text *texts;   /* of turn_keep() */
   struct tls_root *tls; /* what all TLS sessions share; made when the first one is */
@@ -133,6 +135,8 @@ struct wait *waitq_waiting(struct waitq *q);
 /* The parked waiter has been given what it waited for: it leaves the line, nothing else ends this
  * wait any more, and nobody is woken in vain. */
 void wait_serve(struct wait *w);
+/* A changed deadline reaches all who wait in q; each keeps its call's own, if that is earlier. */
+void waitq_set_deadline(struct waitq *q, double at);
 
 void waitq_wake_first(struct waitq *q);
 void waitq_wake_all(struct waitq *q, int why);

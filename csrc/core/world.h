@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "addr.h"
+#include "dgram.h"
 #include "link.h"
 
 struct world;
@@ -70,6 +71,9 @@ struct world_ops {
   int (*accept_name)(struct acceptor *, struct addr *);
   /* Stops listening at once; frees itself in a later poll. */
   void (*accept_close)(struct acceptor *);
+  /* A socket for datagrams, bound to an IP address. 0 or a code. */
+  int (*datagrams)(struct world *, const struct addr *at, const struct dgram_opts *,
+                   struct dgram **);
   /* 0: done() will run; otherwise it will not. */
   int (*resolve)(struct world *, const char *host, struct lookup *);
   /* done() will not run; harmless after it has. */
@@ -82,7 +86,7 @@ struct world_ops {
   /* fired() will not run; what the process did about the signal before holds again. Harmless
    * when not watching. */
   void (*signal_stop)(struct world *, struct signal_watch *);
-  /* How many links, acceptors and lookups are not yet freed. */
+  /* How many links, acceptors, datagram sockets and lookups are not yet freed. */
   unsigned (*open)(struct world *);
   /* Everything must have been closed before; what is closing is waited for.  Frees it. */
   void (*close)(struct world *);

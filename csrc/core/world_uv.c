@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "dgram_uv.h"
 #include "link_uv.h"
 #include "platform.h"
 #include "resolve.h"
@@ -28,7 +29,7 @@ struct world_uv {
   uv_timer_t timer; /* ends a poll; stopped between polls */
   struct resolver *resolver;
   struct signals signals;
-  unsigned open; /* links and acceptors not yet freed */
+  unsigned open; /* links, acceptors and datagram sockets not yet freed */
   unsigned fresh;
   uint32_t pool[RANDOM_POOL]; /* the first `fresh` are unused */
 };
@@ -319,6 +320,12 @@ static void world_uv_accept_close(struct acceptor *base) {
   close(a->fd);
 }
 
+static int world_uv_datagrams(struct world *base, const struct addr *at,
+                              const struct dgram_opts *opts, struct dgram **out) {
+  struct world_uv *w = world_of(base);
+  return dgram_uv_open(&w->loop, &w->open, at, opts, out);
+}
+
 /* ---- names and numbers ----------------------------------------------------------- */
 
 static int world_uv_resolve(struct world *w, const char *host, struct lookup *l) {
@@ -388,6 +395,7 @@ static const struct world_ops world_uv_ops = {
     .accept_want = world_uv_accept_want,
     .accept_name = world_uv_accept_name,
     .accept_close = world_uv_accept_close,
+    .datagrams = world_uv_datagrams,
     .resolve = world_uv_resolve,
     .resolve_drop = world_uv_resolve_drop,
     .random = world_uv_random,

@@ -141,10 +141,12 @@ void hello_drain(struct lserver *ls) {
     struct conn *c = h->c;
     next = h->next;
     if (h->ls != ls) continue;
-    conn_advance(c);
-    if (!link_tls_is_silent(c->link)) continue;
-    note(c, ERR_CLOSED, NULL);
-    conn_close(c);
+    if (conn_advance(c) != ERR_AGAIN) {
+      on_up(&h->keeper, c);
+    } else if (link_tls_is_silent(c->link)) {
+      note(c, ERR_CLOSED, NULL);
+      conn_close(c);
+    }
   }
 }
 

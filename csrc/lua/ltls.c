@@ -275,9 +275,23 @@ const char *ltls_host(lua_State *L, const struct tls_context *c, const char *hos
 
 /***
 Makes a TLS context once, for many connections.
-Sessions are resumed among the connections of one context.
+`connect`, `serve`, `listen`, `pipe` and `start_tls` take it, or the same options, or true, as their
+`tls`. Sessions are resumed among the connections of one context. A client verifies the chain and the
+name, always; TLS 1.2 is the oldest version; renegotiation and compression are off.
 @function wire.tls_context
-@tparam[opt] table opts as the option `tls` of `connect` and `serve`
+@tparam[opt] table opts its keys; a certificate or key is the name of a PEM file or the PEM text:
+ - `cert`, `key`, `password`: ours; all certificates behind the first are sent with it
+ - `ca`: whom to trust, a file, directory or text (the system's authorities)
+ - `servername`: whom a client expects (the host that it connects to)
+ - `alpn`: a protocol, or a list of them by preference
+ - `verify`: a server asks for client certificates: true, or "optional"
+ - `insecure`: true, and a client verifies nothing
+ - `min_version` ("TLSv1.2"), `max_version` ("TLSv1.3"), `ciphers`, `ciphersuites`: as OpenSSL takes them
+ - `sni`: {name = options or context}, what a server shows to who asks for a name or a pattern as
+   "*.example.org"; what the options of a name leave out is as outside
+ - `session` (true): a client resumes sessions
+ - `keylog`: a file to which the sessions' secrets are appended
+ - `handshake_timeout` (10): seconds for the handshake of an accepted connection
 @treturn Context
 @codes ETLS (what is in a file cannot be used), ENOENT, EACCES and others of a file
 @waits never
@@ -395,7 +409,9 @@ static bool is_server_role(lua_State *L, const struct conn *c) {
 static double handshake_time(lua_State *L, const struct tls_context *c) {
   double timeout = tls_context_opts(c)->handshake_timeout;
   if (!lua_istable(L, ARG_OPTS)) return timeout;
-  lua_getfield(L, ARG_OPTS, "timeout");
+  int type = lua_getfield(L, ARG_OPTS, "timeout");
+  if (type != LUA_TNIL && type != LUA_TNUMBER)
+    luaL_error(L, "option 'timeout' must be a number of seconds, not %s", luaL_typename(L, -1));
   return opt_seconds(L, lua_gettop(L), timeout);
 }
 

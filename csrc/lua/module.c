@@ -41,6 +41,7 @@ static int l_census(lua_State *L) {
   lua_createtable(L, 0, 8);
   set_count(L, "conns", t->conns);
   set_count(L, "servers", t->servers);
+  set_count(L, "udps", t->udps);
   set_count(L, "dials", t->dials);
   set_count(L, "waits", t->waits);
   set_count(L, "tasks", rt->tasks);
@@ -73,5 +74,6 @@ int luaopen_lunewire_core(lua_State *L) {
   ltimer_register(L, rt);
   lchannel_register(L, rt);
   lsemaphore_register(L, rt);
+  ludp_register(L, rt);
   return 1;
 }

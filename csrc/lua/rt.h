@@ -368,5 +368,6 @@ void ltimer_register(lua_State *L, struct rt *rt);
 void lframing_register(lua_State *L, struct rt *rt);
 void lchannel_register(lua_State *L, struct rt *rt);
 void lsemaphore_register(lua_State *L, struct rt *rt);
+void ludp_register(lua_State *L, struct rt *rt);
 
 #endif

@@ -8,8 +8,9 @@
 -- are bytes.
 --
 -- **Addresses** are `"host:port"`, `"1.2.3.4:80"`, `"[::1]:80"`, `":80"` (listening: all
--- interfaces, IPv4 and IPv6; connecting: this host), or a table `{host=, port=}`, whose host is
--- only ever a name or an IP address. Port 0 asks the system for a free one.
+-- interfaces, IPv4 and IPv6; connecting: this host), `"unix:/path"`, `"unix:@abstract"`, or a table
+-- `{host=, port=}`, whose host is only ever a name or an IP address. Port 0 asks the system for a
+-- free one.
 --
 -- **Failures** of the world are `nil, message, code`. The message is for people and says what was
 -- being done and to whom; the code is for programs. An entry without codes does not fail.
@@ -49,9 +50,12 @@
 -- @module lunewire
 
 local core = require "lunewire.core"
+local names = require "lunewire.names"
 local quit = require "lunewire.quit"
 local ports = require "lunewire.ports"
 local stream = require "lunewire.stream"
+local to_handler = require "lunewire.handler"
+local udp = require "lunewire.udp"
 
 local wire = {
   CANCELED = core.CANCELED,
@@ -77,49 +81,19 @@ local wire = {
   resolve = core.resolve,
   run = core.run,
   semaphore = require "lunewire.semaphore",
+  serve_udp = udp.serve,
   sleep = core.sleep,
   spawn = core.spawn,
   stop = core.stop,
   tls_context = core.tls_context,
+  udp = udp.open,
 }
 
--- A handler is a function, something callable, or {object, "method"}.
-local function to_handler(handler)
-  if type(handler) == "function" then return handler end
-  local meta = getmetatable(handler)
-  if type(meta) == "table" and meta.__call then
-    return function(conn, server) return handler(conn, server) end
-  end
-  local object, method = nil, nil
-  if type(handler) == "table" then object, method = handler[1], handler[2] end
-  if object == nil or type(method) ~= "string" then
-    error('serve: the handler must be a function, something callable or {object, "method"}, not '
-      .. type(handler), 3)
-  end
-  return function(conn, server) return object[method](object, conn, server) end
-end
-
--- Calls into the core for a function of ours: misuse is the user's, so the error names the
--- line that called us (`level` functions up), not one in here.
-local function protected(level, f, ...)
-  local results = table.pack(pcall(f, ...))
-  if not results[1] then error(results[2], level + 1) end
-  return table.unpack(results, 2, results.n)
-end
-
--- A name stands for the first of its addresses; what is no address is left for the core to
--- refuse. The user stands `level` functions up.
-local function to_numeric(addr, level)
-  local host, port, numeric = protected(level, core.split_address, addr)
-  if host == nil or numeric then return addr end
-  local list, message, code = core.resolve(host)
-  if not list then return nil, message, code end
-  return { host = list[1], port = port }
-end
+local protected, to_numeric = names.protected, names.to_numeric
 
 local function is_list(addr) return type(addr) == "table" and #addr > 0 end
 
--- The same for a list of addresses.
+-- Names stand for their addresses, in a list as well.
 local function all_numeric(addr)
   if not is_list(addr) then return to_numeric(addr, 3) end
   local list = {}
@@ -140,12 +114,15 @@ local function listen(addr, opts, handler)
 end
 
 --- Listens for connections that are taken by `server:accept()`.
--- A host name is resolved first.
+-- A host name is resolved first. The file of a Unix socket is removed at the close; one to
+-- which nobody listens any more is taken over.
 -- @function wire.listen
 -- @tparam string|table addr where to listen: "host:port", ":port" for all interfaces, IPv4 and
---   IPv6, or {host=, port=}; or a list of them, all or none; port 0 asks the system for a free one
--- @tparam[opt] table opts `backlog` (511), `reuse_port`, `ipv6_only`, `max_conns` (10000; above it
---   accepting pauses), `nodelay` (true), `keepalive` (true), `framing`, `limits`; of each
+--   IPv6, "unix:/path", or {host=, port=}; or a list of them, all or none; port 0 asks the system
+--   for a free one
+-- @tparam[opt] table opts `backlog` (511), `reuse_port`, `ipv6_only`, `mode` (permissions of a Unix
+--   socket's file, a number), `max_conns` (10000; above it accepting pauses), `tls` (options or a
+--   context, see `tls_context`), `nodelay` (true), `keepalive` (true), `framing`, `limits`; of each
 --   connection `timeout` and `idle_timeout` (seconds); `drain_timeout` (10, seconds, of shutdown);
 --   `on_accept(conn)`, which must not wait, and refuses by returning false;
 --   `on_close(conn, message, code)`, once for each connection not refused, with its last failure
@@ -169,7 +146,7 @@ function wire.listen(addr, opts) return listen(addr, opts) end
 -- @raise for an unknown option
 function wire.serve(addr, opts, handler)
   if handler == nil then opts, handler = nil, opts end
-  return listen(addr, opts, to_handler(handler))
+  return listen(addr, opts, to_handler(handler, "serve", 2))
 end
 
 core.on_quit(quit)

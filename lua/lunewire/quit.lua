@@ -2,13 +2,16 @@
 -- tasks that are left are cancelled, then wire.run returns.
 -- What this is not: who notices the signal, and what a second one does (csrc/lua/lsignal.c).
 local core = require "lunewire.core"
+local udp = require "lunewire.udp"
 
 local PATIENCE <const> = 1 -- seconds for cancelled tasks to clean up
 local LOOK <const> = 0.01
 
 local function shut_down_servers()
-  local tasks = {}
-  for i, server in ipairs(core.servers()) do tasks[i] = core.spawn(server.shutdown, server) end
+  local tasks = udp.drain_all()
+  for _, server in ipairs(core.servers()) do
+    tasks[#tasks + 1] = core.spawn(server.shutdown, server)
+  end
   for _, task in ipairs(tasks) do task:join() end
 end
 

@@ -57,6 +57,7 @@ static inline void turn_end(struct turn *t) {
   CHECK_EQ(t->waits, 0);
   CHECK_EQ(t->conns, 0);
   CHECK_EQ(t->servers, 0);
+  CHECK_EQ(t->udps, 0);
   CHECK_EQ(t->dials, 0);
   CHECK(!t->first_conn && !t->borrower);
   CHECK(!turn_alive(t));
