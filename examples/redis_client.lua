@@ -124,7 +124,7 @@ if arg[1] == "--tls" then
 end
 if not arg[1] then
   io.stderr:write "usage: redis_client.lua [--tls CA] address [command [argument...]]\n"
-  os.exit(2)
+  os.exit(2, true)
 end
 
 wire.run(function()
