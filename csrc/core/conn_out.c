@@ -180,7 +180,8 @@ static void leave_open(struct conn *c) {
   c->link->ops->name(c->link, false, &c->local);
   c->state = CONN_CLOSING;
   c->left = 0;
-  if (c->in_end == ERR_TLS || c->in_end == ERR_CERT) c->in_end = 0; /* below it the stream goes on */
+  if (c->in_end == ERR_TLS || c->in_end == ERR_CERT)
+    c->in_end = 0; /* below it the stream goes on */
   forget_delay(c);
   conn_end_rest(c);
   end_attached(c);

@@ -276,8 +276,8 @@ const char *ltls_host(lua_State *L, const struct tls_context *c, const char *hos
 /***
 Makes a TLS context once, for many connections.
 `connect`, `serve`, `listen`, `pipe` and `start_tls` take it, or the same options, or true, as their
-`tls`. Sessions are resumed among the connections of one context. A client verifies the chain and the
-name, always; TLS 1.2 is the oldest version; renegotiation and compression are off.
+`tls`. Sessions are resumed among the connections of one context. A client verifies the chain and
+the name, always; TLS 1.2 is the oldest version; renegotiation and compression are off.
 @function wire.tls_context
 @tparam[opt] table opts its keys; a certificate or key is the name of a PEM file or the PEM text:
  - `cert`, `key`, `password`: ours; all certificates behind the first are sent with it
@@ -286,7 +286,8 @@ name, always; TLS 1.2 is the oldest version; renegotiation and compression are o
  - `alpn`: a protocol, or a list of them by preference
  - `verify`: a server asks for client certificates: true, or "optional"
  - `insecure`: true, and a client verifies nothing
- - `min_version` ("TLSv1.2"), `max_version` ("TLSv1.3"), `ciphers`, `ciphersuites`: as OpenSSL takes them
+ - `min_version` ("TLSv1.2"), `max_version` ("TLSv1.3"), `ciphers`, `ciphersuites`: as OpenSSL takes
+them
  - `sni`: {name = options or context}, what a server shows to who asks for a name or a pattern as
    "*.example.org"; what the options of a name leave out is as outside
  - `session` (true): a client resumes sessions
