@@ -5,6 +5,7 @@ local describe = require("busted").describe
 local support = require "spec.support"
 local wire = require "lunewire"
 
+local conn_methods <const> = require("lunewire.core").conn_methods
 local it = support.it
 
 local function read_file(name)
@@ -25,6 +26,24 @@ local function add_public(names, prefix, t)
   end
 end
 
+-- One object of each kind that is made in Lua.
+local function objects()
+  local nobody = "127.0.0.1:1"
+  return { Client = wire.client(nobody), Netlog = wire.netlog(nobody), Pool = wire.pool(nobody) }
+end
+
+-- Those of a connection, which a client has too, are told of there.
+local function add_methods_in_lua(names)
+  for noun, object in pairs(objects()) do
+    for name, method in pairs(getmetatable(object).__index) do
+      local own = not conn_methods[name] or noun ~= "Client" or name == "strerror"
+      if type(method) == "function" and not name:find "^__" and own then
+        names[noun .. ":" .. name] = method
+      end
+    end
+  end
+end
+
 -- The methods of all kinds of objects: the core's metatables stand in the registry.
 local function add_methods(names)
   for key, meta in pairs(debug.getregistry()) do
@@ -40,6 +59,7 @@ local function exported()
   local names = {}
   add_public(names, "wire.", wire)
   add_methods(names)
+  add_methods_in_lua(names)
   return names
 end
 
@@ -224,6 +244,9 @@ end)
 
 -- One object of each kind whose methods have parameters that must be given.
 local makers = {
+  Client = function() return objects().Client end,
+  Netlog = function() return objects().Netlog end,
+  Pool = function() return objects().Pool end,
   Channel = function() return wire.channel() end,
   Conn = function() return (wire.pipe()) end,
   Semaphore = function() return wire.semaphore(1) end,

@@ -366,6 +366,12 @@ bool conn_reads_ahead(const struct conn *c) {
   return n < CONN_READ_AHEAD;
 }
 
+void conn_look(struct conn *c) {
+  if (!conn_is_open(c) || c->in_end || c->readers.first) return;
+  conn_try_link(c);
+  if (read_ahead(c)) conn_interest(c);
+}
+
 void conn_want_input(struct conn *c) {
   if (conn_is_open(c) && !c->in_end)
     c->link->ops->want(c->link, LINK_IN | (c->blocked ? LINK_OUT : 0u));
@@ -409,6 +415,7 @@ static void on_ready(struct link *l, unsigned events) {
     waitq_wake_first(&c->readers);
   } else if (read_ahead(c)) {
     conn_interest(c);
+    conn_disturb(c);
   }
 }
 

@@ -55,6 +55,7 @@ struct attachment {
   /* Once, when the connection is no longer open; it is detached by then.  Only marks and
    * queues. */
   void (*ended)(struct attachment *);
+  bool early; /* also when nothing can come of the open connection any more, and nobody receives */
 };
 
 struct conn {
@@ -100,6 +101,7 @@ struct conn {
   bool draining;             /* the server shuts down: no further message is awaited */
   bool spared;               /* the keeper's own: it does not wait for this one */
   bool accepted;             /* this end was accepted (a pipe: the second end), not dialled */
+  bool resting;              /* OPEN: nobody uses it; the timer, if armed, will close it */
   bool by_byte;              /* of the last receive: each byte ends the peer's idleness */
 };
 
@@ -197,6 +199,25 @@ void conn_detach(struct attachment *a);
 bool conn_owns(const struct turn *t, int fd);
 /* The keeper goes away: connections that are still its own report to nobody. */
 void conn_forget_keeper(struct turn *t, const struct keeper *k);
+
+/* ---- at rest (conn_rest.c) -------------------------------------------------------- */
+
+/* Why nothing more can come of it, as far as is known: ERR_CLOSED, ERR_EOF with nothing buffered, a
+ * failure; or 0. */
+int conn_ended(const struct conn *c);
+/* Reads ahead what the link has by now, if nobody waits for it. */
+void conn_look(struct conn *c);
+/* Nobody uses it for now: it is closed after so many seconds (INFINITY: never), or as soon as
+ * anything comes from the peer.  Does not keep the loop going.  false: it cannot be used again: it
+ * is closed, has failed once, is in use, or stands within a message. */
+bool conn_rest(struct conn *c, double seconds);
+/* It is used again. false: it did not rest, or no longer. */
+bool conn_resume(struct conn *c);
+/* Something came in and nobody received it: ends the rest, tells the early attachments. */
+void conn_disturb(struct conn *c);
+/* The output failed: tells them, too. */
+void conn_tell_end(struct conn *c);
+void conn_end_rest(struct conn *c);
 
 /* ---- times and facts ------------------------------------------------------------- */
 

@@ -51,6 +51,7 @@ static void write_failed(struct conn *c, int code) {
   buf_fini(&c->out);
   note_blocked(c, false);
   waitq_wake_first(&c->writers);
+  conn_tell_end(c);
 }
 
 /* Interest in the link's readiness follows what it takes, and changes no more than it must: a
@@ -182,6 +183,7 @@ static void leave_open(struct conn *c) {
   if (c->in_end == ERR_TLS || c->in_end == ERR_CERT)
     c->in_end = 0; /* below it the stream goes on */
   forget_delay(c);
+  conn_end_rest(c);
   end_attached(c);
   c->turn->holds++; /* until the link is gone: on_closed() */
   conn_forget_page(c);

@@ -303,5 +303,6 @@ void lconn_register(lua_State *L, struct rt *rt) {
   rt_setfuncs(L, rt, ltimer_methods);
   rt_setfuncs(L, rt, lfile_methods);
   lrecv_set_iterators(L, rt);
-  lua_pop(L, 2);
+  lua_setfield(L, -3, "conn_methods"); /* what wraps a connection has them all */
+  lua_pop(L, 1);
 }

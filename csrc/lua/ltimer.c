@@ -19,7 +19,7 @@ struct ltimer {
   struct task *last; /* user value 3, or NULL */
   double interval;   /* of every; 0: once */
   int ref, nargs;
-  bool active;
+  bool active, held; /* held: it keeps the loop going */
 };
 
 static struct ltimer *timer_of_job(struct job *j) {
@@ -31,12 +31,17 @@ static void on_due(struct timer *t) {
   job_queue(&lt->rt->turn, &lt->job);
 }
 
+static void timer_let_go(struct ltimer *lt) {
+  if (lt->held) lt->rt->turn.holds--;
+  lt->held = false;
+}
+
 /* Nothing fires any more. */
 static void timer_stop(struct ltimer *lt) {
   if (!lt->active) return;
   lt->active = false;
   timers_disarm(&lt->rt->turn.timers, &lt->timer);
-  lt->rt->turn.holds--;
+  timer_let_go(lt);
   lt->rt->timers--;
 }
 
@@ -127,6 +132,13 @@ static int l_cancel(lua_State *L) {
   return 1;
 }
 
+/* core.background(timer) -> the timer, which no longer keeps the loop going */
+static int l_background(lua_State *L) {
+  timer_let_go(luaL_checkudata(L, 1, TIMER_NAME));
+  lua_settop(L, 1);
+  return 1;
+}
+
 static int ltimer_gc(lua_State *L) {
   struct ltimer *lt = lua_touserdata(L, 1);
   timer_end(L, lt);
@@ -181,7 +193,7 @@ static int start(lua_State *L, struct conn *c, int fn, double delay, bool repeat
     return luaL_error(L, "not enough memory for a timer");
   }
   if (c) conn_attach(c, &lt->end);
-  lt->active = true;
+  lt->active = lt->held = true;
   rt->turn.holds++;
   rt->timers++;
   return 1;
@@ -264,7 +276,8 @@ static int l_conn_every(lua_State *L) {
 const luaL_Reg ltimer_methods[] = {{"after", l_conn_after}, {"every", l_conn_every}, {NULL, NULL}};
 
 void ltimer_register(lua_State *L, struct rt *rt) {
-  static const luaL_Reg functions[] = {{"after", l_after}, {"every", l_every}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {
+      {"after", l_after}, {"every", l_every}, {"background", l_background}, {NULL, NULL}};
   static const luaL_Reg methods[] = {
       {"cancel", l_cancel}, {"__tostring", l_tostring}, {NULL, NULL}};
   rt_metatable(L, rt, TIMER_NAME, methods, ltimer_gc);

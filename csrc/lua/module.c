@@ -67,6 +67,8 @@ int luaopen_lunewire_core(lua_State *L) {
   lresolve_register(L, rt);
   lserver_register(L, rt);
   llisten_register(L, rt);
+  lrest_register(L, rt);
+  lwatch_register(L, rt);
   lsignal_register(L, rt);
   ltls_register(L, rt);
   ltimer_register(L, rt);

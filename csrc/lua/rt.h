@@ -352,6 +352,8 @@ void rt_metatable(lua_State *L, struct rt *rt, const char *name, const luaL_Reg 
                   lua_CFunction gc);
 
 void task_register(lua_State *L, struct rt *rt);
+void lrest_register(lua_State *L, struct rt *rt);
+void lwatch_register(lua_State *L, struct rt *rt);
 void ltask_register(lua_State *L, struct rt *rt);
 void lco_register(lua_State *L, struct rt *rt);
 void lconn_register(lua_State *L, struct rt *rt);

@@ -6,8 +6,8 @@
 local markdown = {}
 
 -- Those that are not named here come last, by name.
-local ORDER <const> = { "wire", "Conn", "Conn.receiving", "Conn.sending", "Server",
-  "wire.framing", "Task", "Timer", "Signal", "Channel", "Semaphore", "wire.co" }
+local ORDER <const> = { "wire", "Conn", "Conn.receiving", "Conn.sending", "Server", "Client",
+  "Pool", "Netlog", "wire.framing", "Task", "Timer", "Signal", "Channel", "Semaphore", "wire.co" }
 
 -- ---- texts --------------------------------------------------------------------------
 

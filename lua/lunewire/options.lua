@@ -31,9 +31,21 @@ end
 
 local function is_seconds(value) return type(value) == "number" and value == value end
 
+local function is_count(value) return math.type(value) == "integer" and value >= 1 end
+
+local function is_callable(value)
+  local meta = getmetatable(value)
+  return type(value) == "function" or type(meta) == "table" and meta.__call ~= nil
+end
+
 -- What a key may hold: how its values are recognised, and what they are called.
 local kinds = {
+  any = { function() return true end, "anything" },
+  boolean = { function(value) return type(value) == "boolean" end, "a boolean" },
+  count = { is_count, "a whole number >= 1" },
+  ["function"] = { is_callable, "a function" },
   seconds = { is_seconds, "a number of seconds" },
+  string = { function(value) return type(value) == "string" end, "a string" },
 }
 
 local function complaint(key, value, known)
@@ -43,7 +55,8 @@ local function complaint(key, value, known)
   local kind = kinds[known[key]]
   if not kind then return ("unknown option '%s'%s"):format(key, suggestion(key, known)) end
   if kind[1](value) then return nil end
-  return ("option '%s' must be %s, not %s"):format(key, kind[2], type(value))
+  local given = type(value) == "number" and value or type(value)
+  return ("option '%s' must be %s, not %s"):format(key, kind[2], given)
 end
 
 -- What a user gave as options, checked: a table, nil, or a number, which stands for the option
