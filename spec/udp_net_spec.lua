@@ -2,6 +2,7 @@
 -- What this is not: what calls mean between sockets of this process (udp_spec).
 local assert = require "luassert"
 local describe = require("busted").describe
+local namespace = require "spec.namespace"
 local support = require "spec.support"
 local wire = require "lunewire"
 
@@ -368,5 +369,17 @@ describe("udp: options", function()
     local four <close> = assert(wire.udp("0.0.0.0:" .. port_of(six)))
     assert(four)
     fails("EAFNOSUPPORT", six:send_to("x", "127.0.0.1:1"))
+  end)
+end)
+
+describe("a name with many addresses", function()
+  it("of the other family only is EAFNOSUPPORT, however many they are", function()
+    local hosts = {}
+    for i = 1, 150 do hosts[i] = ("fd00::%x many"):format(i) end
+    local output = namespace.run(table.concat(hosts, "\n") .. "\n", [[
+      local udp <close> = assert(wire.udp "127.0.0.1:0")
+      print(select(3, udp:send_to("x", "many:9")), select(3, udp:connect "many:9"))
+    ]])
+    assert.equal("EAFNOSUPPORT\tEAFNOSUPPORT\n", output)
   end)
 end)

@@ -2,8 +2,12 @@
 #include "unix_socket.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdbool.h>
+#include <string.h>
+#include <sys/file.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "err.h"
@@ -44,9 +48,42 @@ static int note_file(const char *path, int mode, struct unix_file *f) {
   return 0;
 }
 
-int unix_bind(int fd, const struct sockaddr *sa, socklen_t len, int mode, struct unix_file *f) {
+static int start(int fd, const struct sockaddr *sa, socklen_t len, int mode, int backlog,
+                 struct unix_file *f) {
   int r = bind_name(fd, sa, len);
-  return r || !*path_of(sa) ? r : note_file(path_of(sa), mode, f);
+  if (r == 0 && *path_of(sa)) r = note_file(path_of(sa), mode, f);
+  if (r || listen(fd, backlog) == 0) return r;
+  r = -errno;
+  unix_remove(f);
+  return r;
+}
+
+/* A stranger's lock must not hold us up for long: everybody may lock /tmp. */
+static void lock_soon(int fd) {
+  const struct timespec moment = {.tv_nsec = 1000 * 1000};
+  for (int i = 0; i < 100 && flock(fd, LOCK_EX | LOCK_NB) != 0; i++) nanosleep(&moment, NULL);
+}
+
+/* Between bind() and listen() a socket looks dead.  So that no other server of ours takes it for
+ * that, the directory is locked meanwhile; whoever cannot read it does without. */
+static int lock_directory(const char *path) {
+  char name[sizeof((struct sockaddr_un){0}).sun_path];
+  const char *slash = strrchr(path, '/');
+  size_t n = slash ? (size_t)(slash - path) : 0;
+  if (!*path) return -1;
+  memcpy(name, slash && n ? path : slash ? "/" : ".", slash && n ? n : 1);
+  name[slash && n ? n : 1] = 0;
+  int fd = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd >= 0) lock_soon(fd);
+  return fd;
+}
+
+int unix_listen(int fd, const struct sockaddr *sa, socklen_t len, int mode, int backlog,
+                struct unix_file *f) {
+  int lock = lock_directory(path_of(sa));
+  int r = start(fd, sa, len, mode, backlog, f);
+  if (lock >= 0) close(lock);
+  return r;
 }
 
 void unix_remove(struct unix_file *f) {

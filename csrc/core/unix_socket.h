@@ -14,10 +14,12 @@ struct unix_file {
   ino_t inode;
 };
 
-/* Binds fd to the name.  A file that is a socket to which nobody listens any more is replaced.
- * mode: permissions of the file; -1: as the process makes files.  0 or a code (UV_EADDRINUSE if
- * somebody listens there, or if it is a file of another kind). */
-int unix_bind(int fd, const struct sockaddr *sa, socklen_t len, int mode, struct unix_file *f);
+/* Binds fd to the name and listens.  A file that is a socket to which nobody listens any more is
+ * replaced, by one server at a time.  mode: permissions of the file; -1: as the process makes
+ * files.  0 or a code (UV_EADDRINUSE if somebody listens there, or if it is a file of another
+ * kind). */
+int unix_listen(int fd, const struct sockaddr *sa, socklen_t len, int mode, int backlog,
+                struct unix_file *f);
 /* Removes the file, if it is still the same. */
 void unix_remove(struct unix_file *f);
 

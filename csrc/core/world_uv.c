@@ -182,19 +182,6 @@ static int share_port(int fd) {
 #endif
 }
 
-static int bind_name(int fd, const struct sockaddr *sa, socklen_t len,
-                     const struct listen_opts *opts, struct unix_file *file) {
-  if (sa->sa_family == AF_UNIX) return unix_bind(fd, sa, len, opts->mode, file);
-  return bind(fd, sa, len) == 0 ? 0 : -errno;
-}
-
-static int start_listening(int fd, int backlog, struct unix_file *file) {
-  if (listen(fd, backlog) == 0) return 0;
-  int code = -errno;
-  unix_remove(file);
-  return code;
-}
-
 /* Whether an IPv6 socket takes IPv4 too is said either way: the default is the system's. */
 static int bind_and_listen(int fd, const struct sockaddr *sa, socklen_t len,
                            const struct listen_opts *opts, struct unix_file *file) {
@@ -202,8 +189,8 @@ static int bind_and_listen(int fd, const struct sockaddr *sa, socklen_t len,
       (opts->reuse_port && share_port(fd) != 0) ||
       (sa->sa_family == AF_INET6 && set_flag(fd, IPPROTO_IPV6, IPV6_V6ONLY, opts->ipv6_only) != 0))
     return -errno;
-  int r = bind_name(fd, sa, len, opts, file);
-  return r ? r : start_listening(fd, opts->backlog, file);
+  if (sa->sa_family == AF_UNIX) return unix_listen(fd, sa, len, opts->mode, opts->backlog, file);
+  return bind(fd, sa, len) == 0 && listen(fd, opts->backlog) == 0 ? 0 : -errno;
 }
 
 /* fd and its file become the acceptor's, and are gone when this fails. */

@@ -244,9 +244,11 @@ static int name_found(lua_State *L, int status, lua_KContext ctx) {
   if (lua_isnil(L, 5)) return 3;
   int r = check_address(L, 3, host, &port, &why);
   if (r == 0) r = udp_is_open(u) ? ERR_NOFAMILY : ERR_CLOSED;
-  for (lua_Integer i = 1; r == ERR_NOFAMILY && lua_rawgeti(L, 5, i) == LUA_TSTRING; i++)
-    if (addr_from_ip(&to, lua_tostring(L, -1), port) == 0 && u->dgram->ops->reaches(u->dgram, &to))
-      r = 0;
+  for (lua_Integer i = 1; r == ERR_NOFAMILY && lua_rawgeti(L, 5, i) == LUA_TSTRING; i++) {
+    bool is_ip = addr_from_ip(&to, lua_tostring(L, -1), port) == 0;
+    if (is_ip && u->dgram->ops->reaches(u->dgram, &to)) r = 0;
+    lua_pop(L, 1);
+  }
   if (r) return push_failure(L, actions[ctx].what, lua_tostring(L, 3), NULL, r);
   double left = lua_tonumber(L, 4) - turn_now(&rt_of(L)->turn);
   return actions[ctx].run(L, u, &to, left);
