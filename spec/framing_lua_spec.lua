@@ -241,6 +241,25 @@ describe("a framing in Lua", function()
     close_both(client, server)
   end)
 
+  it("trap: is asked a few times for a long message of which it knows no length", function()
+    local calls = 0
+    local framing = {
+      decode = function(bytes)
+        calls = calls + 1
+        local at = bytes:find("\n", 1, true)
+        if at then return bytes:sub(1, at - 1), at end
+      end,
+      encode = function(message) return message .. "\n" end,
+    }
+    local client, server = support.pair { framing = framing }
+    local long = ("x"):rep(900 * 1000)
+    local sender = wire.spawn(function() return assert(server:send_frame(long)) end)
+    assert.is_true(client:recv_frame(20) == long)
+    assert.is_true(sender:join())
+    assert.is_true(calls < 500, calls)
+    close_both(client, server)
+  end)
+
   it("replaces another one at a message boundary", function()
     local conn = frames.given(wire.framing.line(), "text\n5:hello,")
     assert.equal("text", conn:recv_frame())

@@ -281,6 +281,28 @@ describe("wire.relay", function()
     tools.result(send)
   end, 20)
 
+  it("does not take a side for idle whose bytes leave the system's buffers slowly", function()
+    local left, a = support.pair()
+    local b, right = support.pair()
+    for _, conn in ipairs { b, right } do -- small ones, that much is in flight for long
+      conn:option("send_buffer", 4096)
+      conn:option("recv_buffer", 4096)
+    end
+    local data = pattern(MILLION)
+    local task = tools.start(wire.relay, a, b, { idle_timeout = 2 })
+    local send = sender(left, data)
+    local got = {}
+    repeat
+      wire.sleep(0.02)
+      local chunk = right:recv_some(20000, 5)
+      got[#got + 1] = chunk
+    until not chunk
+    assert.is_true(table.concat(got) == data)
+    right:close()
+    assert.same({ #data, 0 }, { tools.result(task) })
+    tools.result(send)
+  end, 30)
+
   it("raises an error in either direction in its caller, and cuts both streams off", function()
     for direction = 1, 2 do
       local left, a = wire.pipe()

@@ -269,7 +269,7 @@ static int fill(struct conn *c, size_t have, size_t need, size_t limit) {
 /* How many bytes a message whose end is not in sight may make us hold. */
 static size_t hold_limit(const struct framing *f, size_t need) {
   const size_t terminator = f->kind == FRAMING_DELIMITER ? f->delimiter_len : 2;
-  if (f->kind == FRAMING_FIXED || framing_is_counted(f)) return need;
+  if ((f->kind == FRAMING_FIXED && !f->at_least) || framing_is_counted(f)) return need;
   return f->max > SIZE_MAX - terminator - 1 ? SIZE_MAX : f->max + terminator + 1;
 }
 

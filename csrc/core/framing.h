@@ -34,6 +34,7 @@ struct framing {
   bool includes_header;  /* LENGTH: the value counts the header too */
   bool by_byte;          /* FIXED, ALL, RAW: each byte is a sign of life, not only the whole:
                             for who counts idleness; a cut is none the different */
+  bool at_least;         /* FIXED: more is welcome, up to max, to be read in one go */
   uint8_t size;          /* LENGTH, HEADER: bytes of the field: 1, 2, 3, 4, 8 */
   bool ends_in_checksum; /* HEADER: a CRC-32 of all before it follows the data */
   uint8_t type;          /* HEADER: of the message that is written */

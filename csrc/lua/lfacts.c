@@ -150,7 +150,8 @@ static void set_number(lua_State *L, const char *name, lua_Integer n) {
 /***
 Counts what the connection has done.
 @function Conn:stats
-@treturn table `bytes_in`, `bytes_out`, `messages_in`, `messages_out`, `unsent` (bytes), `age` and
+@treturn table `bytes_in`, `bytes_out`, `messages_in`, `messages_out`, `unsent` (bytes that the
+system has not taken), `in_flight` (bytes that it has, and the peer's system has not), `age` and
 `idle` (seconds)
 @waits never
 */
@@ -158,12 +159,13 @@ static int l_stats(lua_State *L) {
   struct rt *rt = rt_of(L);
   const struct conn *c = check_conn(L, rt, 1);
   double now = turn_now(&rt->turn);
-  lua_createtable(L, 0, 7);
+  lua_createtable(L, 0, 8);
   set_number(L, "bytes_in", (lua_Integer)c->bytes_in);
   set_number(L, "bytes_out", (lua_Integer)c->bytes_out);
   set_number(L, "messages_in", (lua_Integer)c->messages_in);
   set_number(L, "messages_out", (lua_Integer)c->messages_out);
   set_number(L, "unsent", (lua_Integer)conn_unsent(c));
+  set_number(L, "in_flight", conn_is_open(c) ? (lua_Integer)c->link->ops->in_flight(c->link) : 0);
   lua_pushnumber(L, now - c->opened);
   lua_setfield(L, -2, "age");
   lua_pushnumber(L, now > c->last_active ? now - c->last_active : 0);

@@ -143,6 +143,15 @@ local function due_of(r) return math.min(r.due, r.last + r.idle) end
 
 local function seconds_to(due) return due == HUGE and HUGE or due - core.now() end
 
+-- The system's buffers hold much for a peer that is slow: what goes out of them is a sign of life,
+-- too.
+local function moves(r)
+  local flight = r.a:stats().in_flight + r.b:stats().in_flight
+  local moved = flight ~= (r.flight or 0)
+  r.flight = flight
+  return moved
+end
+
 -- A call failed that waited until `due` -> is it to be tried again?  A side that takes output
 -- slowly is not idle, nor is one whose own time has not come: the other direction moved it.
 local function goes_on(r, due, message, code)
@@ -153,6 +162,7 @@ local function goes_on(r, due, message, code)
     fail(r, "timed out", code)
   else
     r.last = math.max(r.last, now - math.min(r.a:stats().idle, r.b:stats().idle))
+    if moves(r) then r.last = now end
     if now < r.last + r.idle then return true end
     fail(r, ("timed out: no byte either way for %g s"):format(r.idle), code)
   end
