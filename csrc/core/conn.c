@@ -59,6 +59,8 @@ static void conn_free(struct conn *c) {
     t->first_conn = c->next;
   if (c->next) c->next->prev = c->prev;
   t->conns--;
+  waitq_wake_all(&c->readers, ERR_CLOSED); /* a call that only gave way may still stand there */
+  waitq_wake_all(&c->writers, ERR_CLOSED);
   timers_disarm(&t->timers, &c->timer);
   buf_fini(&c->in);
   buf_fini(&c->out);
@@ -165,13 +167,6 @@ static int page_gather(struct conn *c) {
 
 /* ---- idleness -------------------------------------------------------------------- */
 
-static void reach_waiters(struct waitq *q, double deadline) {
-  for (struct wait *next, *w = q->first; w; w = next) {
-    next = w->next;
-    wait_set_due(w, w->call_due < deadline ? w->call_due : deadline);
-  }
-}
-
 static void update_recv_due(struct conn *c) {
   double idle = c->heard + (double)c->idle_timeout;
   c->recv_due = idle < c->recv_deadline ? idle : c->recv_deadline;
@@ -181,7 +176,7 @@ static void update_recv_due(struct conn *c) {
 static void note_heard(struct conn *c) {
   if (c->turn->now > c->heard) c->heard = c->turn->now;
   update_recv_due(c);
-  if (c->readers.first != c->readers.last) reach_waiters(&c->readers, c->recv_due);
+  if (c->readers.first != c->readers.last) waitq_set_deadline(&c->readers, c->recv_due);
 }
 
 static inline bool counts_idleness(const struct conn *c) { return c->idle_timeout < INFINITY; }
@@ -201,7 +196,7 @@ void conn_set_idle_timeout(struct conn *c, double seconds) {
   c->idle_timeout = (float)seconds;
   c->heard = turn_now(c->turn);
   update_recv_due(c);
-  reach_waiters(&c->readers, c->recv_due);
+  waitq_set_deadline(&c->readers, c->recv_due);
 }
 
 /* ---- reading --------------------------------------------------------------------- */
@@ -460,11 +455,11 @@ void conn_set_deadline(struct conn *c, unsigned which, double at) {
   if (which & CONN_RECV) {
     c->recv_deadline = at;
     if (conn_is_open(c)) update_recv_due(c);
-    reach_waiters(&c->readers, c->recv_due);
+    waitq_set_deadline(&c->readers, c->recv_due);
   }
   if (which & CONN_SEND) {
     c->send_deadline = at;
-    reach_waiters(&c->writers, at);
+    waitq_set_deadline(&c->writers, at);
   }
 }
 

@@ -146,6 +146,7 @@ static void on_ready(struct link *l, unsigned events) {
     return;
   }
   l->ops->want(l, 0);
+  if (a->to.kind == ADDR_UNIX) a->to.path = turn_keep(a->dial->turn, a->to.path);
   a->code = 0;
   a->dial->winner = a;
   finish(a->dial, 0);
@@ -220,8 +221,9 @@ static void look_up(struct dial *d, const char *host) {
 }
 
 static void begin_unix(struct dial *d, const char *name) {
-  struct addr a = addr_from_unix(turn_keep(d->turn, strchr(name, ':') + 1));
-  if (a.path)
+  d->path = strdup(strchr(name, ':') + 1);
+  struct addr a = addr_from_unix(d->path);
+  if (d->path)
     begin(d, &a, 1);
   else
     finish(d, ERR_NOMEM);
@@ -273,6 +275,7 @@ void dial_release(struct dial *d) {
   if (d->looking) d->turn->world->ops->resolve_drop(d->turn->world, &d->lookup);
   end_attempts(d, NULL);
   free(d->attempts);
+  free(d->path);
   d->turn->dials--;
   free(d);
 }

@@ -33,6 +33,7 @@ struct dial {
   struct attempt *attempts, *winner;
   int n, begun, under_way; /* attempts[0 .. begun) were begun */
   struct addr from;
+  char *path; /* of a Unix socket; an address that is up has a copy that is kept */
   bool has_from;
   uint16_t port;
   int code; /* ERR_AGAIN: under way; 0: link is up; otherwise the last attempt's failure */

@@ -86,6 +86,8 @@ void udp_release(struct udp *u) {
     t->first_udp = u->next;
   if (u->next) u->next->prev = u->prev;
   t->udps--;
+  waitq_wake_all(&u->readers, ERR_CLOSED); /* a call that only gave way may still stand there */
+  waitq_wake_all(&u->writers, ERR_CLOSED);
   free(u);
 }
 

@@ -252,7 +252,8 @@ message about several attempts, or about a name, lists them; its code is the las
 `{host=, port=}`; its host is numeric, and port 0 stands for any. With an IP address in it, the
 addresses of the other family are not tried.
 @function wire.connect
-@tparam string|table addr `"host:port"`, `"[::1]:80"`, `":80"` (this host) or `{host=, port=}`
+@tparam string|table addr `"host:port"`, `"[::1]:80"`, `":80"` (this host), `"unix:/path"` or
+`{host=, port=}`
 @tparam[opt] table|number opts a timeout, or a table:
 @tparam[opt=30] number opts.timeout seconds
 @tparam[opt] string|table opts.local_addr
@@ -406,11 +407,12 @@ Makes two connections that are connected to each other, in memory.
 They have all methods, limits and deadlines of other connections, and need no system call. What
 each flush ends is received as a piece of its own, so that a test may choose the cuts.
 @function wire.pipe
-@tparam[opt] table opts `framing`, `limits`, of both ends
+@tparam[opt] table opts `framing`, `limits`, of both ends; `tls`: options or a context with a
+certificate and the `servername` that the first end, the client, expects
 @treturn Conn one end
 @treturn Conn the other, which counts as the accepted one
-@codes ENOMEM
-@waits never
+@codes ENOMEM, ETLS, ECERT
+@waits never, the handshakes are over when it returns
 @follows net.Pipe of Go, with buffers
 @usage
 local a, b = wire.pipe()
