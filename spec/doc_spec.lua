@@ -209,7 +209,8 @@ local function in_the_source(word)
 end
 
 local DOCUMENTS <const> = {
-  "README.md", "docs/guide.md", "docs/guide-transports.md", "docs/coming-from.md", "docs/internals.md",
+  "README.md", "docs/guide.md", "docs/guide-transports.md", "docs/coming-from.md",
+  "docs/internals.md",
 }
 
 for _, document in ipairs(DOCUMENTS) do
