@@ -2,7 +2,7 @@
 --
 -- Lua snippets print what stands behind their `-->` marks.  README.md: the first one is a whole
 -- script, a server; the others are one session, run one after the other while that server serves.
--- docs/guide.md: each one is run alone.
+-- docs/guide.md, docs/guide-transports.md: each one is run alone.
 local assert = require "luassert"
 local describe = require("busted").describe
 local support = require "spec.support"
@@ -167,6 +167,19 @@ describe("docs/guide.md", function()
   it("has such marks", function() assert.is_true(found >= 40) end)
 end)
 
+describe("docs/guide-transports.md", function()
+  local GUIDE <const> = "docs/guide-transports.md"
+  local found = 0
+
+  for _, snippet in ipairs(snippets(GUIDE, "lua")) do
+    it("prints what the marks of its snippet in line " .. snippet.line .. " say", function()
+      found = found + assert_keeps_word(GUIDE, joined({ snippet }, 1))
+    end)
+  end
+
+  it("has such marks", function() assert.is_true(found >= 30) end)
+end)
+
 -- ---- names --------------------------------------------------------------------------
 
 -- What stands in backquotes outside the fenced blocks.
@@ -195,7 +208,12 @@ local function in_the_source(word)
   return succeeds(("grep -rqw -e '%s' csrc lua"):format(word))
 end
 
-for _, document in ipairs { "README.md", "docs/guide.md", "docs/internals.md" } do
+local DOCUMENTS <const> = {
+  "README.md", "docs/guide.md", "docs/guide-transports.md", "docs/coming-from.md",
+  "docs/internals.md",
+}
+
+for _, document in ipairs(DOCUMENTS) do
   describe(document, function()
     it("names only files that exist", function()
       for name in quoted(document) do
