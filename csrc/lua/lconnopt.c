@@ -90,35 +90,8 @@ static const struct conn_option options[] = {
     {"tos", "option tos", LINK_TOS, SERVICE},
 };
 
-/* Not found: reading it as the key of an options table raises, and says what may be meant. */
-static int unknown_option(lua_State *L) {
-  static const struct opt names[] = {{"nodelay", OPT_ANY, 0},     {"keepalive", OPT_ANY, 0},
-                                     {"linger", OPT_ANY, 0},      {"recv_buffer", OPT_ANY, 0},
-                                     {"send_buffer", OPT_ANY, 0}, {"tos", OPT_ANY, 0},
-                                     {NULL, OPT_ANY, 0}};
-  lua_newtable(L);
-  lua_pushvalue(L, 2);
-  lua_pushboolean(L, true);
-  lua_rawset(L, -3);
-  opts_read(L, lua_gettop(L), names, NULL);
-  return 0;
-}
-
 static const struct conn_option *check_option(lua_State *L) {
-  const char *name = luaL_checkstring(L, 2);
-  for (size_t i = 0; i < sizeof options / sizeof *options; i++)
-    if (strcmp(options[i].name, name) == 0) return &options[i];
-  unknown_option(L);
-  return NULL;
-}
-
-static int check_between(lua_State *L, lua_Integer least, lua_Integer most) {
-  lua_Integer n = luaL_checkinteger(L, 3);
-  if (n < least || n > most) {
-    lua_pushfstring(L, "must be from %I to %I", least, most);
-    luaL_argerror(L, 3, lua_tostring(L, -1));
-  }
-  return (int)n;
+  return &options[check_name(L, 2, options, sizeof *options, sizeof options / sizeof *options)];
 }
 
 /* Whole seconds, rounded up; -1: off. */
@@ -136,11 +109,11 @@ static int check_number(lua_State *L, enum value kind) {
     luaL_checktype(L, 3, LUA_TBOOLEAN);
     return lua_toboolean(L, 3);
   case SERVICE:
-    return check_between(L, 0, 255);
+    return check_between(L, 3, 0, 255);
   case LINGER:
     return check_linger(L);
   default:
-    return check_between(L, 1, INT_MAX);
+    return check_between(L, 3, 1, INT_MAX);
   }
 }
 

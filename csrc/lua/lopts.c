@@ -109,6 +109,27 @@ static const struct opt *find_option(lua_State *L, const struct opt *list) {
   return NULL;
 }
 
+enum { NAMES_MAX = 15 };
+
+size_t check_name(lua_State *L, int idx, const void *table, size_t size, size_t n) {
+  struct opt names[NAMES_MAX + 1] = {{NULL, OPT_ANY, 0}};
+  const char *name = luaL_checkstring(L, idx);
+  for (size_t i = 0; i < n && i < NAMES_MAX; i++) {
+    names[i].name = *(const char *const *)(const void *)((const char *)table + i * size);
+    if (strcmp(names[i].name, name) == 0) return i;
+  }
+  return (size_t)unknown_option(L, name, names);
+}
+
+int check_between(lua_State *L, int idx, lua_Integer least, lua_Integer most) {
+  lua_Integer n = luaL_checkinteger(L, idx);
+  if (n < least || n > most) {
+    lua_pushfstring(L, "must be from %I to %I", least, most);
+    luaL_argerror(L, idx, lua_tostring(L, -1));
+  }
+  return (int)n;
+}
+
 void opts_read(lua_State *L, int idx, const struct opt *list, void *into) {
   int type = lua_type(L, idx);
   if (type == LUA_TNONE || type == LUA_TNIL) return;

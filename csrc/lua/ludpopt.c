@@ -27,39 +27,13 @@ static const struct udp_option options[] = {
     {"tos", "option tos", DGRAM_TOS, BYTE},
 };
 
-enum { OPTIONS = sizeof options / sizeof *options };
-
-/* Not found: reading it as the key of an options table raises, and says what may be meant. */
-static const struct udp_option *unknown_option(lua_State *L) {
-  struct opt names[OPTIONS + 1] = {{NULL, OPT_ANY, 0}};
-  for (size_t i = 0; i < OPTIONS; i++) names[i] = (struct opt){options[i].name, OPT_ANY, 0};
-  lua_newtable(L);
-  lua_pushvalue(L, 2);
-  lua_pushboolean(L, true);
-  lua_rawset(L, -3);
-  opts_read(L, lua_gettop(L), names, NULL);
-  return NULL;
-}
-
 static const struct udp_option *check_option(lua_State *L) {
-  const char *name = luaL_checkstring(L, 2);
-  for (size_t i = 0; i < OPTIONS; i++)
-    if (strcmp(options[i].name, name) == 0) return &options[i];
-  return unknown_option(L);
-}
-
-static int check_between(lua_State *L, lua_Integer least, lua_Integer most) {
-  lua_Integer n = luaL_checkinteger(L, 3);
-  if (n < least || n > most) {
-    lua_pushfstring(L, "must be from %I to %I", least, most);
-    luaL_argerror(L, 3, lua_tostring(L, -1));
-  }
-  return (int)n;
+  return &options[check_name(L, 2, options, sizeof *options, sizeof options / sizeof *options)];
 }
 
 static int check_value(lua_State *L, enum value kind) {
-  if (kind == SIZE) return check_between(L, 1, INT_MAX);
-  if (kind == BYTE) return check_between(L, 0, 255);
+  if (kind == SIZE) return check_between(L, 3, 1, INT_MAX);
+  if (kind == BYTE) return check_between(L, 3, 0, 255);
   luaL_checktype(L, 3, LUA_TBOOLEAN);
   return lua_toboolean(L, 3);
 }

@@ -189,6 +189,12 @@ double opts_retry(lua_State *L, int idx, double timeout);
  * must be first in the list) into the struct at into.  Unknown keys and wrong types raise. */
 void opts_read(lua_State *L, int idx, const struct opt *list, void *into);
 
+/* The name at idx is one of the n entries of a table, which begin with their names, each of so many
+ * bytes -> its index; any other raises, and says which may be meant. */
+size_t check_name(lua_State *L, int idx, const void *table, size_t size, size_t n);
+/* A whole number at idx within these bounds; raises otherwise. */
+int check_between(lua_State *L, int idx, lua_Integer least, lua_Integer most);
+
 /* The options of receiving and sending calls; each call has a list of those that it takes. */
 struct call_opts {
   double timeout;
