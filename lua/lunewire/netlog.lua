@@ -219,7 +219,8 @@ function Logger:print(...)
   local texts = table.pack(...)
   for i = 1, texts.n do texts[i] = tostring(texts[i]) end
   local ok, message, code = log(self, table.concat(texts, "\t"), 2)
-  return ok, message, code
+  if not ok then return nil, message, code end -- no tail call: a level is counted
+  return true
 end
 
 --- Logs a line that `string.format` makes.
@@ -234,7 +235,8 @@ function Logger:printf(format, ...)
   local made, text = pcall(string.format, format, ...)
   if not made then error(text, 2) end
   local ok, message, code = log(self, text, 2)
-  return ok, message, code
+  if not ok then return nil, message, code end
+  return true
 end
 
 -- -> true once there is a connection. Tries once, whatever the back-off says.
