@@ -8,7 +8,8 @@ local census = require("lunewire.core").census
 local fails = support.fails
 
 -- Long enough to be no interned string, made at run time so that nothing else holds it.
-local function delimiter() return ("x"):rep(100) .. os.time() end
+local START <const> = os.time()
+local function delimiter() return ("x"):rep(100) .. START end
 
 -- What was freed must not look as it was.
 local function collect_and_overwrite()
