@@ -25,7 +25,7 @@ local function isolated(setup, script)
   end
   local shell = ("set -e; ip link set lo up; %s; LUA_PATH=%s LUA_CPATH=%s exec lua5.4 %s")
     :format(setup, quote(package.path), quote(package.cpath), name)
-  local output, status = support.peer("unshare -rn sh -c " .. quote(shell)):output()
+  local output, status = support.peer(namespace.unshare "" .. " sh -c " .. quote(shell)):output()
   os.remove(name)
   assert.are.equal(0, status, output)
   return output
