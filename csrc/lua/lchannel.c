@@ -154,7 +154,8 @@ static int send_run(lua_State *L, struct rt *rt, struct op *o) {
 Hands a value to a receiver, or puts it into the buffer.
 Values arrive in the order in which they were sent, and those who wait are served in that order
 too.  Without a capacity the call returns when a receiver has taken the value.  A value whose send
-returned anything but true, or raised, is never received.
+returned anything but true, or raised, is never received. Closing a coroutine of `wire.co` while it
+waits here (`coroutine.close`) breaks this: its value may be lost, or still be received.
 @function Channel:send
 @tparam any value anything but nil, which could not be told from the end
 @tparam[opt=math.huge] number timeout seconds; with 0 or less it succeeds if there is room or a

@@ -40,7 +40,7 @@ struct lserver {
   int ref, backlog;
   int pause_code;            /* why accepting rests; 0: dealt with */
   unsigned conns, alive;     /* open; not gone: their descriptors are in use */
-  unsigned handlers;         /* tasks of the handler and of hooks that have not ended */
+  unsigned handlers;         /* not ended: tasks of the handler and of hooks, handshakes */
   unsigned stoppers, spared; /* of those, tasks that wait in shutdown; of alive, their own */
   bool tells_close, begun;   /* has an on_close; shutdown has begun */
   bool collected;            /* for lack of descriptors, and none was had since */
