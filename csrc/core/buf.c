@@ -88,3 +88,40 @@ void buf_fini(struct buf *b) {
   free(b->mem);
   *b = (struct buf){0};
 }
+
+/* ---- spares ---------------------------------------------------------------------- */
+
+/* In the memory itself, which is never smaller. */
+struct spare {
+  struct spare *next;
+  size_t size;
+};
+_Static_assert(sizeof(struct spare) <= SMALLEST, "a spare fits into any memory of a queue");
+
+void buf_recycle(struct buf *b, struct spares *s) {
+  struct spare *p = (struct spare *)(void *)b->mem;
+  if (b->cap < SMALLEST || b->cap > SPARES_MOST - s->bytes) {
+    buf_fini(b);
+    return;
+  }
+  *p = (struct spare){s->first, b->cap};
+  s->first = p;
+  s->bytes += b->cap;
+  *b = (struct buf){0};
+}
+
+void buf_reuse(struct buf *b, struct spares *s) {
+  struct spare *p = s->first;
+  if (!p || b->mem) return;
+  s->first = p->next;
+  s->bytes -= p->size;
+  *b = (struct buf){.mem = (char *)p, .cap = p->size};
+}
+
+void spares_fini(struct spares *s) {
+  struct buf b = {0};
+  while (s->first) {
+    buf_reuse(&b, s);
+    buf_fini(&b);
+  }
+}

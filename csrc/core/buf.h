@@ -43,4 +43,18 @@ void buf_consume(struct buf *b, size_t n);
 /* Empties the queue and frees its memory; it may be used again. */
 void buf_fini(struct buf *b);
 
+/* Memory of queues that came and went, for the next ones: each piece keeps the size to which it
+ * has grown, so that after a while no queue grows.  All zero is empty. */
+struct spares {
+  struct spare *first;
+  size_t bytes; /* never more than SPARES_MOST */
+};
+enum { SPARES_MOST = 256 * 1024 };
+
+/* buf_fini(), but the memory is kept for another if there is room. */
+void buf_recycle(struct buf *b, struct spares *s);
+/* Gives a queue without memory a piece, if there is one. */
+void buf_reuse(struct buf *b, struct spares *s);
+void spares_fini(struct spares *s);
+
 #endif

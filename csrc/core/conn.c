@@ -283,12 +283,7 @@ static void scan_for(struct conn *c, const struct framing *f) {
   c->scan_delimiter = f->delimiter;
 }
 
-static int take_failed(struct conn *c, const struct framing *f, int r) {
-  if (framing_is_counted(f) && (r == ERR_MSGSIZE || r == ERR_PROTO)) c->desync = true;
-  return r;
-}
-
-int conn_take(struct conn *c, const struct framing *f, struct message *m) {
+int conn_find(struct conn *c, const struct framing *f, struct message *m) {
   if (!conn_is_open(c)) return ERR_CLOSED;
   if (c->desync && framing_is_counted(f)) return ERR_PROTO;
   scan_for(c, f);
@@ -297,11 +292,17 @@ int conn_take(struct conn *c, const struct framing *f, struct message *m) {
     size_t n;
     m->base = conn_input(c, &n);
     int r = framing_cut(f, &c->scan, m->base, n, c->in_end == ERR_EOF, &m->cut);
-    if (r != ERR_AGAIN && r != ERR_EOF) return r ? take_failed(c, f, r) : 0;
+    if (r != ERR_AGAIN && r != ERR_EOF) return r;
     if (c->in_end) return c->in_end;
     r = fill(c, n, c->scan.need, hold_limit(f, c->scan.need));
     if (r) return r;
   }
+}
+
+int conn_take(struct conn *c, const struct framing *f, struct message *m) {
+  int r = conn_find(c, f, m);
+  if (framing_is_counted(f) && (r == ERR_MSGSIZE || r == ERR_PROTO)) c->desync = true;
+  return r;
 }
 
 void conn_consume(struct conn *c, size_t n) {

@@ -132,6 +132,8 @@ void conn_begin(struct conn *c, const struct framing *f);
  *   ERR_MSGSIZE, ERR_PROTO: of the framing (counted: and from then on ERR_PROTO);
  *   another code: the stream failed, behind all earlier bytes; ERR_NOMEM. */
 int conn_take(struct conn *c, const struct framing *f, struct message *m);
+/* The same for who asks in passing: the failure of a counted framing leaves no trace yet. */
+int conn_find(struct conn *c, const struct framing *f, struct message *m);
 /* Consumes what conn_take found; counts a message. Clamped to what is there. */
 void conn_took(struct conn *c, const struct cut *cut);
 /* Throws away a piece of an over-long line. 0: its end is behind us; ERR_MSGSIZE: there is more;

@@ -66,7 +66,10 @@ static void write_out(struct conn *c) {
   }
   size_t done = r < 0 ? 0 : (size_t)r;
   c->bytes_out += done;
-  buf_consume(&c->out, done);
+  if (done == n)
+    buf_recycle(&c->out, &c->turn->spares);
+  else
+    buf_consume(&c->out, done);
   note_blocked(c, done < n || held(c) > 0);
   if (c->writers.first) waitq_wake_first(&c->writers);
 }
@@ -102,7 +105,10 @@ int conn_cannot_send(const struct conn *c) {
   return c->out_end ? c->out_end : c->fin_wanted ? ERR_PIPE : 0;
 }
 
-char *conn_reserve(struct conn *c, size_t n) { return buf_reserve(&c->out, n, SIZE_MAX); }
+char *conn_reserve(struct conn *c, size_t n) {
+  if (!c->out.mem) buf_reuse(&c->out, &c->turn->spares);
+  return buf_reserve(&c->out, n, SIZE_MAX);
+}
 
 void conn_commit(struct conn *c, size_t n, bool at_once) {
   buf_commit(&c->out, n);

@@ -141,9 +141,9 @@ static int size_delimiter(const struct framing *f, const char *data, size_t n, s
 int framing_size(const struct framing *f, const char *data, size_t n, size_t head_len,
                  size_t *total) {
   if (head_len && head_len != framing_head_room(f)) return ERR_PROTO;
+  if (framing_is_counted(f)) return counted_size(f, n, total);
   if (f->kind == FRAMING_LINE) return size_line(f, data, n, total);
   if (f->kind == FRAMING_DELIMITER) return size_delimiter(f, data, n, total);
-  if (framing_is_counted(f)) return counted_size(f, n, total);
   *total = n;
   return n > f->max || (f->kind == FRAMING_FIXED && n != f->count) ? ERR_MSGSIZE : 0;
 }

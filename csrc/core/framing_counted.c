@@ -17,19 +17,22 @@ static inline size_t field_start(const struct framing *f) {
 
 static inline size_t header_len(const struct framing *f) { return field_start(f) + f->size; }
 
-/* Where the byte of weight 256^i of the field stands. */
-static inline size_t field_at(const struct framing *f, unsigned i) {
-  return field_start(f) + (f->little ? i : f->size - 1u - i);
-}
-
-static uint64_t field_get(const struct framing *f, const char *p) {
+static inline uint64_t field_get(const struct framing *f, const char *p) {
+  const unsigned char *at = (const unsigned char *)p + field_start(f);
   uint64_t v = 0;
-  for (unsigned i = f->size; i-- > 0;) v = v << 8 | (unsigned char)p[field_at(f, i)];
+  if (f->little)
+    for (unsigned i = f->size; i-- > 0;) v = v << 8 | at[i];
+  else
+    for (unsigned i = 0; i < f->size; i++) v = v << 8 | at[i];
   return v;
 }
 
-static void field_put(const struct framing *f, char *p, uint64_t v) {
-  for (unsigned i = 0; i < f->size; i++, v >>= 8) p[field_at(f, i)] = (char)(v & 0xff);
+static inline void field_put(const struct framing *f, char *p, uint64_t v) {
+  char *at = p + field_start(f);
+  if (f->little)
+    for (unsigned i = 0; i < f->size; i++, v >>= 8) at[i] = (char)(v & 0xff);
+  else
+    for (unsigned i = f->size; i-- > 0; v >>= 8) at[i] = (char)(v & 0xff);
 }
 
 static inline bool field_holds(const struct framing *f, uint64_t v) {
@@ -43,7 +46,7 @@ static inline bool field_bias(const struct framing *f, int64_t *bias) {
 }
 
 /* What the value v announces -> *total. */
-static int wire_total(const struct framing *f, uint64_t v, size_t *total) {
+static inline int wire_total(const struct framing *f, uint64_t v, size_t *total) {
   int64_t bias;
   if (!field_bias(f, &bias)) return ERR_MSGSIZE;
   if (__builtin_add_overflow(v, bias, total))
@@ -53,7 +56,7 @@ static int wire_total(const struct framing *f, uint64_t v, size_t *total) {
 }
 
 /* The value for a message of `total` bytes on the wire -> *v. */
-static int wire_value(const struct framing *f, size_t total, uint64_t *v) {
+static inline int wire_value(const struct framing *f, size_t total, uint64_t *v) {
   int64_t bias;
   if (!field_bias(f, &bias) || __builtin_sub_overflow(total, bias, v) || !field_holds(f, *v))
     return ERR_MSGSIZE;
@@ -105,11 +108,10 @@ static int read_netstring(const struct framing *f, const char *p, size_t n, size
 static int read_field(const struct framing *f, const char *p, size_t n, size_t *header,
                       size_t *total) {
   *header = header_len(f);
-  if (f->kind == FRAMING_HEADER && n && memcmp(p, f->prefix, smaller(n, f->prefix_len)) != 0)
+  if (n && memcmp(p, f->prefix, smaller(n, f->prefix_len)) != 0)
     return ERR_PROTO;
   if (n < *header) return ERR_AGAIN;
-  uint64_t v = field_get(f, p);
-  return f->kind == FRAMING_LENGTH ? wire_total(f, v, total) : data_total(f, *header, v, total);
+  return data_total(f, *header, field_get(f, p), total);
 }
 
 /* 0: *header bytes announce a message that takes *total; ERR_AGAIN: *header bytes are needed to
@@ -143,16 +145,26 @@ static bool has_trailer(const struct framing *f, const char *p, size_t total) {
   return true;
 }
 
+/* The commonest kind takes the shortest way. */
+static int length_cut(const struct framing *f, struct scan *s, const char *p, size_t n, bool ended,
+                      struct cut *cut) {
+  size_t header = f->offset + (size_t)f->size, total;
+  if (n < header) return not_yet(s, header, ended);
+  int r = wire_total(f, field_get(f, p), &total);
+  if (r) return r;
+  return n < total ? not_yet(s, total, ended) : found(cut, f->strip, total - f->strip, total);
+}
+
 int counted_cut(const struct framing *f, struct scan *s, const char *p, size_t n, bool ended,
                 struct cut *cut) {
   size_t header, total;
+  if (f->kind == FRAMING_LENGTH) return length_cut(f, s, p, n, ended, cut);
   int r = read_header(f, p, n, &header, &total);
   if (r == ERR_AGAIN) return not_yet(s, header, ended);
   if (r) return r;
   if (n < total) return not_yet(s, total, ended);
   if (!has_trailer(f, p, total)) return ERR_PROTO;
-  size_t at = f->kind == FRAMING_LENGTH ? f->strip : header;
-  return found(cut, at, total - trailer_len(f) - at, total);
+  return found(cut, header, total - trailer_len(f) - header, total);
 }
 
 /* ---- writing --------------------------------------------------------------------- */
@@ -172,20 +184,21 @@ static size_t decimal_len(size_t v) {
 /* Bytes before the data. */
 static size_t written_header(const struct framing *f, size_t n) {
   if (f->kind == FRAMING_VARINT) return f->offset + varint_len(n);
-  if (f->kind == FRAMING_NETSTRING) return decimal_len(n) + 1;
-  return f->kind == FRAMING_HEADER ? header_len(f) : f->strip;
+  return f->kind == FRAMING_NETSTRING ? decimal_len(n) + 1 : header_len(f);
 }
 
-/* LENGTH: `strip` bytes (the head, zeros behind it), then the data; the field is written over
- * them where it belongs. */
-int counted_size(const struct framing *f, size_t n, size_t *total) {
+static int length_size(const struct framing *f, size_t n, size_t *total) {
   uint64_t v;
+  if (n > f->max || __builtin_add_overflow(n, f->strip, total)) return ERR_MSGSIZE;
+  if (*total < f->offset + (size_t)f->size) return ERR_PROTO;
+  return wire_value(f, *total, &v);
+}
+
+int counted_size(const struct framing *f, size_t n, size_t *total) {
+  if (f->kind == FRAMING_LENGTH) return length_size(f, n, total);
   if (n > f->max || __builtin_add_overflow(n, written_header(f, n) + trailer_len(f), total))
     return ERR_MSGSIZE;
-  if (f->kind == FRAMING_HEADER) return field_holds(f, n) ? 0 : ERR_MSGSIZE;
-  if (f->kind != FRAMING_LENGTH) return 0;
-  if (*total < header_len(f)) return ERR_PROTO;
-  return wire_value(f, *total, &v);
+  return f->kind == FRAMING_HEADER && !field_holds(f, n) ? ERR_MSGSIZE : 0;
 }
 
 static void put_varint(char *out, uint64_t v) {
@@ -198,28 +211,37 @@ static void put_decimal(char *end, size_t v) {
   while (v /= 10);
 }
 
-/* Over the header's bytes, which are zero but for the head; LENGTH: maybe over the data's too. */
+/* VARINT: over bytes that are zero but for the head. */
 static void put_header(const struct framing *f, char *out, size_t n) {
-  uint64_t v = n;
-  switch ((enum framing_kind)f->kind) {
-  case FRAMING_VARINT:
-    put_varint(out + f->offset, v);
-    return;
-  case FRAMING_NETSTRING:
+  if (f->kind == FRAMING_VARINT) {
+    put_varint(out + f->offset, n);
+  } else if (f->kind == FRAMING_NETSTRING) {
     out[decimal_len(n)] = ':';
     put_decimal(out + decimal_len(n), n);
-    return;
-  case FRAMING_HEADER:
+  } else {
     *put(out, f->prefix, f->prefix_len) = (char)f->type;
-    break;
-  default:
-    wire_value(f, f->strip + n, &v);
+    field_put(f, out, n);
   }
+}
+
+/* `strip` bytes (the head, zeros behind it), then the data; the field is written over them where
+ * it belongs, which may be over the data's. */
+static void length_encode(const struct framing *f, const char *data, size_t n, const char *head,
+                          char *out) {
+  uint64_t v = 0;
+  if (f->strip != f->size || f->offset) memset(out, 0, f->strip);
+  if (head) put(out, head, framing_head_room(f));
+  put(out + f->strip, data, n);
+  wire_value(f, f->strip + n, &v);
   field_put(f, out, v);
 }
 
 void counted_encode(const struct framing *f, const char *data, size_t n, const char *head,
                     char *out) {
+  if (f->kind == FRAMING_LENGTH) {
+    length_encode(f, data, n, head, out);
+    return;
+  }
   size_t header = written_header(f, n);
   memset(out, 0, header);
   if (head) put(out, head, framing_head_room(f));

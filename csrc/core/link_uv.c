@@ -102,14 +102,20 @@ static ptrdiff_t link_uv_read(struct link *l, void *to, size_t n) {
   return read_end(u);
 }
 
+/* One piece is the usual case, and the system has less to do for it. */
+static ssize_t send_pieces(int fd, const struct iovec *v, int count) {
+  if (count == 1) return send(fd, v->iov_base, v->iov_len, PLATFORM_SEND_FLAGS);
+  struct msghdr m = {.msg_iov = (struct iovec *)v};
+  m.msg_iovlen = (size_t)(count < IOV_MAX ? count : IOV_MAX);
+  return sendmsg(fd, &m, PLATFORM_SEND_FLAGS);
+}
+
 static ptrdiff_t link_uv_write(struct link *l, const struct iovec *v, int count) {
   struct link_uv *u = uv_of(l);
-  struct msghdr m = {.msg_iov = (struct iovec *)v};
   ssize_t r;
   if (u->phase != UP) return link_uv_state(l);
   if (u->failure) return u->failure;
-  m.msg_iovlen = (size_t)(count < IOV_MAX ? count : IOV_MAX);
-  do r = sendmsg(u->fd, &m, PLATFORM_SEND_FLAGS);
+  do r = send_pieces(u->fd, v, count);
   while (r < 0 && errno == EINTR);
   if (r >= 0) return r;
   if (errno == EAGAIN) return ERR_AGAIN;

@@ -144,6 +144,7 @@ void turn_fini(struct turn *t, double seconds) {
   timers_fini(&t->timers);
   tls_root_close(t->tls);
   free_texts(t);
+  spares_fini(&t->spares);
   free(t->page);
 }
 

@@ -12,12 +12,14 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "buf.h"
 #include "timer.h"
 #include "world.h"
 
 enum {
   PAGE_SIZE_BYTES = 64 * 1024, /* the loop's one input page */
-  TURN_BUDGET = 256            /* calls served without waiting before others get their turn */
+  TURN_BUDGET = 256,           /* calls served without waiting before others get their turn */
+  TURN_CALL_BYTES = 4096       /* to move so many takes the time of a call, and counts as one */
 };
 
 struct turn;
@@ -79,6 +81,7 @@ struct turn {
   char *page;                                  /* PAGE_SIZE_BYTES, allocated once */
   struct conn *borrower;                       /* whose unread bytes are page[page_at, page_end) */
   size_t page_at, page_end;
+  struct spares spares; /* for outputs */
   struct text *texts;   /* of turn_keep() */
   struct tls_root *tls; /* what all TLS sessions share; made when the first one is */
   unsigned long count;  /* of turns */

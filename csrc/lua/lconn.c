@@ -17,20 +17,9 @@ struct conn_opts conn_opts_default(void) {
 
 /* ---- life ------------------------------------------------------------------------- */
 
-struct conn *check_conn(lua_State *L, struct rt *rt, int idx) {
-  struct lconn *lc = lua_touserdata(L, idx);
-  if (lc && lua_getmetatable(L, idx)) {
-    bool is_conn = lua_topointer(L, -1) == rt->conn_metatable;
-    lua_pop(L, 1);
-    if (is_conn && lc->c) return lc->c;
-  }
-  luaL_typeerror(L, idx, "Conn");
-  return NULL;
-}
-
 int lconn_new(lua_State *L) {
   struct lconn *lc = lua_newuserdatauv(L, sizeof *lc, CONN_VALUES);
-  lc->c = NULL;
+  *lc = (struct lconn){NULL, NULL};
   luaL_setmetatable(L, CONN_NAME);
   return lua_gettop(L);
 }
@@ -40,7 +29,7 @@ int lconn_open(lua_State *L, struct rt *rt, int idx, struct link *l, const struc
   struct lconn *lc = lua_touserdata(L, idx);
   struct conn *c = conn_open(&rt->turn, l, peer);
   if (!c) return ERR_NOMEM;
-  lc->c = c;
+  *lc = (struct lconn){c, rt};
   c->limits = o->limits;
   c->timeout = o->timeout;
   if (o->idle_timeout != INFINITY) conn_set_idle_timeout(c, o->idle_timeout);
@@ -292,7 +281,6 @@ static const luaL_Reg methods[] = {
 
 void lconn_register(lua_State *L, struct rt *rt) {
   rt_metatable(L, rt, CONN_NAME, methods, lconn_gc);
-  rt->conn_metatable = lua_topointer(L, -1);
   lua_getfield(L, -1, "__index");
   rt_setfuncs(L, rt, lfacts_methods);
   rt_setfuncs(L, rt, lrecv_methods);

@@ -310,21 +310,24 @@ static int decode_run(lua_State *L, struct rt *rt, struct op *o) {
   }
 }
 
-int lframing_recv(lua_State *L, struct rt *rt, struct op *o, size_t max) {
-  struct conn *c = o->on;
+int lframing_recv(lua_State *L, struct rt *rt, const char *what, const struct call_opts *ro,
+                  enum recv_style style) {
+  struct conn *c = check_conn(L, rt, 1);
   size_t have;
-  luaL_checkstack(L, LUA_MINSTACK, NULL);
-  push_codec(L, o->what);
-  lua_getfield(L, -1, "decode");
-  o->index = lua_gettop(L);
   conn_input(c, &have);
-  o->run = decode_run;
-  o->keeps_place = true;
-  o->f =
-      (struct framing){.kind = FRAMING_FIXED, .at_least = true, .max = max ? max : c->limits.frame};
-  o->f.count = have ? have : 1;
-  if (o->f.count > o->f.max) o->f.max = o->f.count; /* more may be buffered than one message */
-  return decode_run(L, rt, o);
+  struct framing f = {.kind = FRAMING_FIXED, .at_least = true, .count = have ? have : 1};
+  f.max = ro->max ? ro->max : c->limits.frame;
+  if (f.count > f.max) f.max = f.count; /* more may be buffered than one message */
+  struct op o = recv_op(c, what, &f);
+  luaL_checkstack(L, LUA_MINSTACK, NULL);
+  push_codec(L, what);
+  lua_getfield(L, -1, "decode");
+  o.index = lua_gettop(L);
+  o.run = decode_run;
+  o.timeout = ro->timeout;
+  o.style = (uint8_t)style;
+  o.keeps_place = true;
+  return decode_run(L, rt, &o);
 }
 
 void lframing_register(lua_State *L, struct rt *rt) {

@@ -161,14 +161,10 @@ double opts_retry(lua_State *L, int idx, double timeout) {
   return retry.count ? first + retry.count * (first + retry.interval) : timeout;
 }
 
-struct call_opts call_opts_read(lua_State *L, int idx, const struct conn *c,
-                                const struct opt *list) {
-  struct call_opts o = {.timeout = c->timeout, .header = 2};
-  if (lua_isnoneornil(L, idx)) return o;
-  opts_read(L, idx, list, &o);
-  o.timeout = opts_retry(L, idx, o.timeout);
-  if (o.header < 1 || o.header > 4) luaL_error(L, "option 'header' must be from 1 to 4");
-  return o;
+void call_opts_parse(lua_State *L, int idx, const struct opt *list, struct call_opts *o) {
+  opts_read(L, idx, list, o);
+  o->timeout = opts_retry(L, idx, o->timeout);
+  if (o->header < 1 || o->header > 4) luaL_error(L, "option 'header' must be from 1 to 4");
 }
 
 void refuse_in_finalizer(lua_State *L, const char *what) {

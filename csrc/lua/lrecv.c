@@ -30,30 +30,41 @@ comes with its code, ECONNRESET say, behind all bytes that came before it.
 
 /* ---- by count --------------------------------------------------------------------- */
 
+/* The long way, after recv_at_once(). */
+static int recv_slowly(lua_State *L, struct rt *rt, struct op *o, const struct call_opts *ro,
+                       enum recv_style style) {
+  o->timeout = ro->timeout;
+  o->skip = ro->skip;
+  o->style = (uint8_t)style;
+  return recv_one(L, rt, o);
+}
+
 static int recv_count(lua_State *L, const char *what, bool peek) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
-  struct op o = recv_op(c, what);
   size_t n = check_count(L, 2);
   struct call_opts ro = call_opts_read(L, 3, c, plain_keys);
-  o.timeout = ro.timeout;
-  o.peek = peek;
-  o.f = (struct framing){
+  struct framing f = {
       .kind = FRAMING_FIXED, .by_byte = true, .count = n, .max = limit(ro.max, SIZE_MAX)};
-  return recv_one(L, rt, &o);
+  int pushed = peek ? 0 : recv_at_once(L, rt, c, &f);
+  if (pushed) return pushed;
+  struct op o = recv_op(c, what, &f);
+  o.peek = peek;
+  return recv_slowly(L, rt, &o, &ro, AS_METHOD);
 }
 
 static int recv_raw(lua_State *L, const char *what, int opts, size_t max, enum recv_style style) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
-  struct op o = recv_op(c, what);
   struct call_opts ro = call_opts_read(L, opts, c, max ? time_keys : plain_keys);
-  o.timeout = ro.timeout;
-  o.style = (uint8_t)style;
-  o.gathers = max == 0;
-  o.f = (struct framing){
+  struct framing f = {
       .kind = FRAMING_RAW, .by_byte = true, .max = limit(max ? max : ro.max, SIZE_MAX)};
-  return recv_one(L, rt, &o);
+  bool gathers = max == 0 && c->buffer_wait > 0;
+  int pushed = gathers ? 0 : recv_at_once(L, rt, c, &f);
+  if (pushed) return pushed;
+  struct op o = recv_op(c, what, &f);
+  o.gathers = max == 0;
+  return recv_slowly(L, rt, &o, &ro, style);
 }
 
 /***
@@ -108,18 +119,17 @@ Receives what has come by now.
 static int l_recv_now(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
-  struct op o = recv_op(c, "recv_now");
+  const struct framing f = {.kind = FRAMING_RAW, .by_byte = true, .max = SIZE_MAX};
+  struct op o = recv_op(c, "recv_now", &f);
   struct message m;
-  o.f = (struct framing){.kind = FRAMING_RAW, .by_byte = true, .max = SIZE_MAX};
-  conn_begin(c, &o.f);
   conn_try_link(c);
-  int r = waitq_open(&c->readers, op_self(rt)) ? conn_take(c, &o.f, &m) : ERR_AGAIN;
+  int r = waitq_open(&c->readers, op_self(rt)) ? conn_take(c, &f, &m) : ERR_AGAIN;
   if (r == ERR_AGAIN) {
     lua_pushliteral(L, "");
     return 1;
   }
   if (r) return recv_failed(L, &o, r);
-  if (!recv_push(L, &o, &m)) lua_pushliteral(L, "");
+  if (!recv_push(L, rt, c, &f, &m, false)) lua_pushliteral(L, "");
   return 1;
 }
 
@@ -160,16 +170,15 @@ static int l_buffered(lua_State *L) {
 static int recv_line(lua_State *L, int opts, enum recv_style style) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
-  struct op o = recv_op(c, style == AS_METHOD ? "recv_line" : "lines");
   struct call_opts ro = call_opts_read(L, opts, c, line_keys);
-  o.timeout = ro.timeout;
-  o.skip = ro.skip;
-  o.style = (uint8_t)style;
-  o.f = (struct framing){.kind = FRAMING_LINE,
-                         .keep = ro.keep,
-                         .last = style == AS_ITERATOR,
-                         .max = limit(ro.max, c->limits.line)};
-  return recv_one(L, rt, &o);
+  struct framing f = {.kind = FRAMING_LINE,
+                      .keep = ro.keep,
+                      .last = style == AS_ITERATOR,
+                      .max = limit(ro.max, c->limits.line)};
+  int pushed = recv_at_once(L, rt, c, &f);
+  if (pushed) return pushed;
+  struct op o = recv_op(c, style == AS_METHOD ? "recv_line" : "lines", &f);
+  return recv_slowly(L, rt, &o, &ro, style);
 }
 
 /***
@@ -194,27 +203,27 @@ Receives up to a delimiter, which is consumed and not returned.
 static int l_recv_until(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
-  struct op o = recv_op(c, "recv_until");
-  o.f.kind = FRAMING_DELIMITER;
-  o.f.delimiter = luaL_checklstring(L, 2, &o.f.delimiter_len);
-  luaL_argcheck(L, o.f.delimiter_len > 0, 2, "an empty delimiter");
+  struct framing f = {.kind = FRAMING_DELIMITER};
+  f.delimiter = luaL_checklstring(L, 2, &f.delimiter_len);
+  luaL_argcheck(L, f.delimiter_len > 0, 2, "an empty delimiter");
   struct call_opts ro = call_opts_read(L, 3, c, line_keys);
-  o.timeout = ro.timeout;
-  o.skip = ro.skip;
-  o.f.keep = ro.keep;
-  o.f.max = limit(ro.max, c->limits.line);
-  return recv_one(L, rt, &o);
+  f.keep = ro.keep;
+  f.max = limit(ro.max, c->limits.line);
+  int pushed = recv_at_once(L, rt, c, &f);
+  if (pushed) return pushed;
+  struct op o = recv_op(c, "recv_until", &f);
+  return recv_slowly(L, rt, &o, &ro, AS_METHOD);
 }
 
 static int recv_pkg(lua_State *L, int opts, enum recv_style style) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
-  struct op o = recv_op(c, style == AS_METHOD ? "recv_pkg" : "pkgs");
   struct call_opts ro = call_opts_read(L, opts, c, pkg_keys);
-  o.timeout = ro.timeout;
-  o.style = (uint8_t)style;
-  recv_set_pkg(c, &o.f, ro.header, ro.max);
-  return recv_one(L, rt, &o);
+  struct framing f = recv_pkg_framing(c, &ro);
+  int pushed = recv_at_once(L, rt, c, &f);
+  if (pushed) return pushed;
+  struct op o = recv_op(c, style == AS_METHOD ? "recv_pkg" : "pkgs", &f);
+  return recv_slowly(L, rt, &o, &ro, style);
 }
 
 /***
@@ -235,17 +244,17 @@ static size_t frame_limit(const struct conn *c, const struct framing *f) {
 static int recv_frame(lua_State *L, int opts, enum recv_style style) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
-  struct op o = recv_op(c, style == AS_METHOD ? "recv_frame" : "frames");
+  const char *what = style == AS_METHOD ? "recv_frame" : "frames";
   struct call_opts ro = call_opts_read(L, opts, c, plain_keys);
-  o.timeout = ro.timeout;
-  o.style = (uint8_t)style;
   lua_getiuservalue(L, 1, 1); /* the framing lives as long as the call, whatever becomes of it */
-  if (!c->framing) return lframing_recv(L, rt, &o, ro.max);
-  o.f = *c->framing;
-  o.f.last = style == AS_ITERATOR;
-  o.f.max =
-      limit(ro.max, limit(o.f.max, o.f.kind == FRAMING_RAW ? SIZE_MAX : frame_limit(c, &o.f)));
-  return recv_one(L, rt, &o);
+  if (!c->framing) return lframing_recv(L, rt, what, &ro, style);
+  struct framing f = *c->framing;
+  f.last = style == AS_ITERATOR;
+  f.max = limit(ro.max, limit(f.max, f.kind == FRAMING_RAW ? SIZE_MAX : frame_limit(c, &f)));
+  int pushed = recv_at_once(L, rt, c, &f);
+  if (pushed) return pushed;
+  struct op o = recv_op(c, what, &f);
+  return recv_slowly(L, rt, &o, &ro, style);
 }
 
 /***
@@ -304,7 +313,7 @@ static int read_run(lua_State *L, struct rt *rt, struct op *o) {
     int r = recv_wait(L, rt, o, &m);
     bool empty = o->peek, end = r == ERR_EOF && read_end(L, o);
     if (r && !end) return o->index - 2 + recv_failed(L, o, r);
-    if (!end && !recv_push(L, o, &m)) continue;
+    if (!end && !recv_push(L, rt, o->on, &o->f, &m, o->peek)) continue;
     if (empty) lua_pushliteral(L, ""), lua_replace(L, -2);
     o->index++;
     o->waited = false;
@@ -323,7 +332,7 @@ Reads as from a Lua file: the same formats, and nil alone at the end.
 */
 static int l_read(lua_State *L) {
   struct rt *rt = rt_of(L);
-  struct op o = recv_op(check_conn(L, rt, 1), "read");
+  struct op o = recv_op(check_conn(L, rt, 1), "read", &(struct framing){0});
   if (lua_gettop(L) == 1) lua_pushliteral(L, "l");
   o.run = read_run;
   o.args = lua_gettop(L);
@@ -334,25 +343,31 @@ static int l_read(lua_State *L) {
   return read_run(L, rt, &o);
 }
 
-/* ---- iterators: next(conn), with the options as upvalue 2 -------------------------- */
+/* ---- iterators: next(conn, the one before) ------------------------------------------ */
 
+static int recv_chunk(lua_State *L, int opts, enum recv_style style) {
+  return recv_raw(L, "chunks", opts, 0, style);
+}
+
+static int next_line(lua_State *L) { return recv_line(L, 0, AS_ITERATOR); }
+static int next_pkg(lua_State *L) { return recv_pkg(L, 0, AS_ITERATOR); }
+static int next_frame(lua_State *L) { return recv_frame(L, 0, AS_ITERATOR); }
+static int next_chunk(lua_State *L) { return recv_chunk(L, 0, AS_ITERATOR); }
+
+/* With the options as upvalue 2. */
 static int next_with(lua_State *L, int (*recv)(lua_State *, int, enum recv_style)) {
   lua_settop(L, 1);
   lua_pushvalue(L, lua_upvalueindex(2));
   return recv(L, 2, AS_ITERATOR);
 }
 
-static int recv_chunk(lua_State *L, int opts, enum recv_style style) {
-  return recv_raw(L, "chunks", opts, 0, style);
-}
-
-static int next_line(lua_State *L) { return next_with(L, recv_line); }
-static int next_pkg(lua_State *L) { return next_with(L, recv_pkg); }
-static int next_frame(lua_State *L) { return next_with(L, recv_frame); }
-static int next_chunk(lua_State *L) { return next_with(L, recv_chunk); }
+static int next_line_with(lua_State *L) { return next_with(L, recv_line); }
+static int next_pkg_with(lua_State *L) { return next_with(L, recv_pkg); }
+static int next_frame_with(lua_State *L) { return next_with(L, recv_frame); }
+static int next_chunk_with(lua_State *L) { return next_with(L, recv_chunk); }
 
 /* Without options the iterator is upvalue 2, made once: a loop costs no closure. */
-static int iterate(lua_State *L, lua_CFunction next, const struct opt *keys) {
+static int iterate(lua_State *L, lua_CFunction next_with_opts, const struct opt *keys) {
   struct conn *c = check_conn(L, rt_of(L), 1);
   if (lua_isnoneornil(L, 2)) {
     lua_pushvalue(L, lua_upvalueindex(2));
@@ -360,7 +375,7 @@ static int iterate(lua_State *L, lua_CFunction next, const struct opt *keys) {
     call_opts_read(L, 2, c, keys);
     lua_pushvalue(L, lua_upvalueindex(1));
     lua_pushvalue(L, 2);
-    lua_pushcclosure(L, next, 2);
+    lua_pushcclosure(L, next_with_opts, 2);
   }
   lua_pushvalue(L, 1);
   return 2;
@@ -374,7 +389,7 @@ Iterates over lines; the last one may lack its newline.
 @treturn Conn what it iterates over
 @waits never; the iterator does until the line is complete
 */
-static int l_lines(lua_State *L) { return iterate(L, next_line, line_keys); }
+static int l_lines(lua_State *L) { return iterate(L, next_line_with, line_keys); }
 
 /***
 Iterates over packages.
@@ -384,7 +399,7 @@ Iterates over packages.
 @treturn Conn what it iterates over
 @waits never; the iterator does until the package is complete
 */
-static int l_pkgs(lua_State *L) { return iterate(L, next_pkg, pkg_keys); }
+static int l_pkgs(lua_State *L) { return iterate(L, next_pkg_with, pkg_keys); }
 
 /***
 Iterates over the messages of the connection's framing.
@@ -394,7 +409,7 @@ Iterates over the messages of the connection's framing.
 @treturn Conn what it iterates over
 @waits never; the iterator does until the message is complete
 */
-static int l_frames(lua_State *L) { return iterate(L, next_frame, plain_keys); }
+static int l_frames(lua_State *L) { return iterate(L, next_frame_with, plain_keys); }
 
 /***
 Iterates over whatever comes, piece by piece, as `recv()` receives it.
@@ -404,14 +419,13 @@ Iterates over whatever comes, piece by piece, as `recv()` receives it.
 @treturn Conn what it iterates over
 @waits never; the iterator does until something has come
 */
-static int l_chunks(lua_State *L) { return iterate(L, next_chunk, plain_keys); }
+static int l_chunks(lua_State *L) { return iterate(L, next_chunk_with, plain_keys); }
 
 static void set_iterator(lua_State *L, struct rt *rt, const char *name, lua_CFunction iterator,
                          lua_CFunction next) {
   lua_pushlightuserdata(L, rt);
   lua_pushvalue(L, -1);
-  lua_pushnil(L);
-  lua_pushcclosure(L, next, 2);
+  lua_pushcclosure(L, next, 1);
   lua_pushcclosure(L, iterator, 2);
   lua_setfield(L, -2, name);
 }

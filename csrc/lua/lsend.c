@@ -106,6 +106,11 @@ static const struct opt count_keys[] = {OPT_TIMEOUT, OPT_MAX, OPT_RETRY, OPT_END
 
 static int send_run(lua_State *L, struct rt *rt, struct op *o);
 
+/* May it be put into the output right away?  Nobody waits for room, and there is some. */
+static bool may_put(struct rt *rt, const struct conn *c) {
+  return op_at_once(rt, &c->writers) && conn_cannot_send(c) == 0 && conn_has_room(c);
+}
+
 static struct op send_op(struct conn *c, const char *what, int args) {
   return (struct op){.run = send_run,
                      .what = what,
@@ -143,24 +148,27 @@ static int put_values(lua_State *L, struct rt *rt, struct op *o, size_t *total) 
   return 0;
 }
 
-/* One message: the data is argument 2, what precedes its length field at index o->index. */
-static int put_message(lua_State *L, struct rt *rt, struct op *o, size_t *total) {
-  struct conn *c = o->on;
+/* One message: the data is argument 2, what precedes its length field at index `head`, or 0. */
+static int put_message(lua_State *L, struct rt *rt, struct conn *c, const struct framing *f,
+                       int head_index, size_t *total) {
   size_t n, head_len = 0;
   const char *data = lua_tolstring(L, 2, &n);
-  const char *head = o->index ? lua_tolstring(L, o->index, &head_len) : NULL;
-  int r = framing_size(&o->f, data, n, head_len, total);
+  const char *head = head_index ? lua_tolstring(L, head_index, &head_len) : NULL;
+  int r = framing_size(f, data, n, head_len, total);
   if (r || *total == 0) return r;
   char *p = conn_reserve(c, *total);
   if (!p) return ERR_NOMEM;
-  framing_encode(&o->f, data, n, head_len ? head : NULL, p);
+  framing_encode(f, data, n, head_len ? head : NULL, p);
   conn_commit(c, *total, !rt_in_task(rt));
   return 0;
 }
 
 /* All of it becomes output -> *total bytes; or none. */
 static int put(lua_State *L, struct rt *rt, struct op *o, size_t *total) {
-  return o->framed ? put_message(L, rt, o, total) : put_values(L, rt, o, total);
+  int r = o->framed ? put_message(L, rt, o->on, &o->f, o->index, total)
+                    : put_values(L, rt, o, total);
+  if (r == 0) op_charge(rt, *total);
+  return r;
 }
 
 static int send_run(lua_State *L, struct rt *rt, struct op *o) {
@@ -173,6 +181,31 @@ static int send_run(lua_State *L, struct rt *rt, struct op *o) {
   else
     lua_pushinteger(L, (lua_Integer)total);
   return 1;
+}
+
+/* The message at index 2, if it need not wait, without an op.  -> results; 0: it has to wait. */
+static int send_message_at_once(lua_State *L, struct rt *rt, struct conn *c, const char *what,
+                                const struct framing *f, int head_index) {
+  size_t total;
+  if (!may_put(rt, c)) return 0;
+  int r = put_message(L, rt, c, f, head_index, &total);
+  if (r) return conn_failed(L, c, what, r);
+  ++*op_calls(rt);
+  op_charge(rt, total);
+  lua_pushinteger(L, (lua_Integer)total);
+  return 1;
+}
+
+static int send_message(lua_State *L, struct rt *rt, struct conn *c, const char *what,
+                        const struct framing *f, int head_index, double timeout) {
+  int pushed = send_message_at_once(L, rt, c, what, f, head_index);
+  if (pushed) return pushed;
+  struct op o = send_op(c, what, 2);
+  o.timeout = timeout;
+  o.framed = true;
+  o.f = *f;
+  o.index = head_index;
+  return send_run(L, rt, &o);
 }
 
 /***
@@ -289,13 +322,11 @@ Sends a package: the length of the data, big-endian, and the data.
 static int l_send_pkg(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
-  struct op o = send_op(c, "send_pkg", 2);
   luaL_checkstring(L, 2);
   struct call_opts so = call_opts_read(L, 3, c, pkg_keys);
-  o.timeout = so.timeout;
-  o.framed = true;
-  recv_set_pkg(c, &o.f, so.header, so.max ? so.max : SIZE_MAX);
-  return send_run(L, rt, &o);
+  if (!so.max) so.max = SIZE_MAX;
+  const struct framing f = recv_pkg_framing(c, &so);
+  return send_message(L, rt, c, "send_pkg", &f, 0, so.timeout);
 }
 
 /* The option "head" is left at the top -> its index, or 0. */
@@ -330,11 +361,11 @@ ECLOSED, EPIPE, ECONNRESET
 static int l_send_frame(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
-  struct op o = send_op(c, "send_frame", 2);
   luaL_checkany(L, 2);
   lua_settop(L, 3);
   lua_getiuservalue(L, 1, 1); /* the framing lives as long as the call, whatever becomes of it */
   if (!c->framing) {
+    struct op o = send_op(c, "send_frame", 2);
     lframing_encode(L, o.what);
     o.timeout = codec_timeout(L, c);
     gather_all(L, 2, NULL);
@@ -342,13 +373,10 @@ static int l_send_frame(lua_State *L) {
   }
   luaL_checkstring(L, 2);
   struct call_opts so = call_opts_read(L, 3, c, frame_keys);
-  o.timeout = so.timeout;
-  o.framed = true;
-  o.f = *c->framing;
-  o.f.max = so.max ? so.max : o.f.max ? o.f.max : SIZE_MAX;
-  o.f.type = type_option(L, 3, &o.f);
-  o.index = push_head(L, 3);
-  return send_run(L, rt, &o);
+  struct framing f = *c->framing;
+  f.max = so.max ? so.max : f.max ? f.max : SIZE_MAX;
+  f.type = type_option(L, 3, &f);
+  return send_message(L, rt, c, "send_frame", &f, push_head(L, 3), so.timeout);
 }
 
 /* ---- send and receive ------------------------------------------------------------- */
@@ -386,7 +414,7 @@ static int exchange_run(lua_State *L, struct rt *rt, struct op *o) {
     r = recv_wait(L, rt, o, &m);
     c->owed = true; /* until the reply is in the caller's hands: pushing it may raise */
     if (r) return recv_failed(L, o, r);
-    if (!recv_push(L, o, &m)) continue;
+    if (!recv_push(L, rt, c, &o->f, &m, false)) continue;
     c->owed = false;
     return 1;
   }
@@ -436,7 +464,7 @@ static int l_send_recv_pkg(lua_State *L) {
   struct call_opts so = call_opts_read(L, 3, c, pkg_keys);
   o.timeout = so.timeout;
   o.framed = true;
-  recv_set_pkg(c, &o.f, so.header, so.max);
+  o.f = recv_pkg_framing(c, &so);
   return exchange_run(L, rt, &o);
 }
 

@@ -38,7 +38,7 @@ bool op_give_way(lua_State *L, struct rt *rt, struct op *o) {
 }
 
 bool op_spent(lua_State *L, struct rt *rt, struct op *o) {
-  uint16_t *calls = rt->running ? &rt->running->calls : &rt->main_calls;
+  uint16_t *calls = op_calls(rt);
   if (++*calls <= TURN_BUDGET || !op_give_way(L, rt, o)) return false;
   *calls = 0;
   return true;

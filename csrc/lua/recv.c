@@ -5,9 +5,10 @@
 
 #include "rt.h"
 
-struct op recv_op(struct conn *c, const char *what) {
+struct op recv_op(struct conn *c, const char *what, const struct framing *f) {
   return (struct op){.run = recv_one,
                      .what = what,
+                     .f = *f,
                      .q = &c->readers,
                      .deadline = &c->recv_due,
                      .timeout = c->timeout,
@@ -15,11 +16,11 @@ struct op recv_op(struct conn *c, const char *what) {
                      .outside = c->link && c->link->outside};
 }
 
-void recv_set_pkg(struct conn *c, struct framing *f, int header, size_t max) {
-  *f = (struct framing){.kind = FRAMING_LENGTH,
-                        .size = (uint8_t)header,
-                        .strip = (uint32_t)header,
-                        .max = max ? max : c->limits.frame};
+struct framing recv_pkg_framing(const struct conn *c, const struct call_opts *o) {
+  return (struct framing){.kind = FRAMING_LENGTH,
+                          .size = (uint8_t)o->header,
+                          .strip = (uint32_t)o->header,
+                          .max = o->max ? o->max : c->limits.frame};
 }
 
 /* Between two messages of a connection whose server shuts down?  A reply is still awaited. */
@@ -109,21 +110,40 @@ int recv_wait(lua_State *L, struct rt *rt, struct op *o, struct message *m) {
   return r;
 }
 
-int recv_push(lua_State *L, const struct op *o, const struct message *m) {
-  struct conn *c = o->on;
-  struct cut cut = m->cut;
-  uint64_t before = c->consumed;
-  bool peek = o->peek;
+/* What comes beside the data is copied first: a push may run a finalizer, and bytes move. */
+static int push_with_beside(lua_State *L, const struct framing *f, const struct message *m) {
   struct beside b;
-  beside_copy(&b, &o->f, m); /* first: a push may run a finalizer, and bytes move */
-  lua_pushlstring(L, m->base + cut.at, cut.len);
-  int n = 1 + beside_push(L, &b);
+  beside_copy(&b, f, m);
+  lua_pushlstring(L, m->base + m->cut.at, m->cut.len);
+  return 1 + beside_push(L, &b);
+}
+
+static inline int push_message(lua_State *L, const struct framing *f, const struct message *m) {
+  if (framing_brings_more(f)) return push_with_beside(L, f, m);
+  lua_pushlstring(L, m->base + m->cut.at, m->cut.len);
+  return 1;
+}
+
+int recv_push(lua_State *L, struct rt *rt, struct conn *c, const struct framing *f,
+              const struct message *m, bool peek) {
+  uint64_t before = c->consumed;
+  int n = push_message(L, f, m);
   if (c->consumed != before) {
     lua_pop(L, n);
     return 0;
   }
-  if (!peek) conn_took(c, &cut);
+  if (!peek) conn_took(c, &m->cut);
+  op_charge(rt, m->cut.take);
   return n;
+}
+
+int recv_at_once(lua_State *L, struct rt *rt, struct conn *c, const struct framing *f) {
+  struct message m;
+  if (!op_at_once(rt, &c->readers) || c->skipping) return 0;
+  conn_begin(c, f);
+  if (conn_find(c, f, &m) != 0) return 0;
+  ++*op_calls(rt);
+  return recv_push(L, rt, c, f, &m, false);
 }
 
 int recv_push_partial(lua_State *L, struct conn *c) {
@@ -159,7 +179,7 @@ int recv_one(lua_State *L, struct rt *rt, struct op *o) {
   for (;;) {
     int r = recv_wait(L, rt, o, &m);
     if (r) return recv_failed(L, o, r);
-    int n = recv_push(L, o, &m);
+    int n = recv_push(L, rt, o->on, &o->f, &m, o->peek);
     if (n) return n;
   }
 }

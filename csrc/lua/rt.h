@@ -86,7 +86,6 @@ struct rt {
   struct task *running;      /* whose turn it is */
   lua_State *current;        /* the coroutine that may yield to the driver now */
   lua_State *driver;         /* who drives, or NULL */
-  const void *conn_metatable;
   int anchors;  /* registry reference: a table of what lives without its user */
   int conns;    /* registry reference: connection -> its Conn, weak */
   int on_error; /* registry reference of the user's function, or LUA_NOREF */
@@ -150,6 +149,20 @@ void serve_task_ended(struct lserver *ls);
 
 /* Is the call's time over? */
 bool op_expired(struct rt *rt, struct op *o);
+/* How many calls this turn of the caller's has served without waiting. */
+static inline uint16_t *op_calls(struct rt *rt) {
+  return rt->running ? &rt->running->calls : &rt->main_calls;
+}
+/* It has moved so many bytes, which take their time. */
+static inline void op_charge(struct rt *rt, size_t bytes) {
+  uint16_t *calls = op_calls(rt);
+  size_t cost = *calls + bytes / TURN_CALL_BYTES;
+  *calls = cost < TURN_BUDGET ? (uint16_t)cost : TURN_BUDGET;
+}
+/* May a call be served at once, without an op? */
+static inline bool op_at_once(struct rt *rt, const struct waitq *q) {
+  return !q->first && *op_calls(rt) < TURN_BUDGET;
+}
 /* Has the caller's turn lasted long enough?  Then op_wait() gives way once. */
 bool op_spent(lua_State *L, struct rt *rt, struct op *o);
 /* A call that works for long in one go ends its turn early; false: it cannot give way. */
@@ -217,9 +230,15 @@ struct call_opts {
 #define OPT_END                                                                                    \
   { NULL, OPT_ANY, 0 }
 
-/* Those at idx; without any, the connection's timeout and a header of 2 bytes. */
-struct call_opts call_opts_read(lua_State *L, int idx, const struct conn *c,
-                                const struct opt *list);
+void call_opts_parse(lua_State *L, int idx, const struct opt *list, struct call_opts *o);
+/* Those at idx (0: there are none); without any, the connection's timeout and a header of 2
+ * bytes. */
+static inline struct call_opts call_opts_read(lua_State *L, int idx, const struct conn *c,
+                                              const struct opt *list) {
+  struct call_opts o = {.timeout = c->timeout, .header = 2};
+  if (idx != 0 && !lua_isnoneornil(L, idx)) call_opts_parse(L, idx, list, &o);
+  return o;
+}
 
 /* A count at idx: an integer >= 0; nil, negative and other types raise. */
 size_t check_count(lua_State *L, int idx);
@@ -241,8 +260,11 @@ int push_failure(lua_State *L, const char *what, const char *who, const char *de
 
 enum { CONN_FRAMING = 1, CONN_SERVER, CONN_VALUES = CONN_SERVER }; /* user values */
 
+/* No other userdata of this size has the runtime where this has it, so that two calls of Lua's
+ * tell a Conn; to compare its metatable takes five. */
 struct lconn {
-  struct conn *c; /* NULL only while it is being made */
+  struct conn *c; /* NULL while it is being made, and once it is finalized */
+  const struct rt *rt;
 };
 
 struct keepalive {
@@ -268,7 +290,12 @@ void conn_opts_apply(struct link *l, const struct conn_opts *o);
 struct keepalive check_keepalive(lua_State *L, int idx);
 
 /* The Conn at idx, open or not; raises for anything else. */
-struct conn *check_conn(lua_State *L, struct rt *rt, int idx);
+static inline struct conn *check_conn(lua_State *L, const struct rt *rt, int idx) {
+  const struct lconn *lc = lua_touserdata(L, idx);
+  if (!lc || lua_rawlen(L, idx) != sizeof *lc || lc->rt != rt || !lc->c)
+    luaL_typeerror(L, idx, "Conn");
+  return lc->c;
+}
 /* A new Conn without a link; give it one with lconn_open. [-0, +1] -> its index */
 int lconn_new(lua_State *L);
 /* Gives the new Conn at stack index idx its link, which is taken over in any case, and the
@@ -303,6 +330,10 @@ static inline bool recv_has_terminator(const struct framing *f) {
   return f->kind == FRAMING_LINE || f->kind == FRAMING_DELIMITER;
 }
 
+/* The first try of a call, made before anything is prepared for a wait: most messages of a busy
+ * connection are there.  -> how many values were pushed; 0: it has to go the long way, recv_op(). */
+int recv_at_once(lua_State *L, struct rt *rt, struct conn *c, const struct framing *f);
+
 /* The run of a call that receives one message. */
 int recv_one(lua_State *L, struct rt *rt, struct op *o);
 /* Waits for one message of o->f. 0: *m is it, not yet consumed; otherwise why not. In a task
@@ -311,18 +342,20 @@ int recv_wait(lua_State *L, struct rt *rt, struct op *o, struct message *m);
 /* Pushes the message (and what its framing gives beside it), then consumes it: no byte is lost if
  * memory runs out.  [-0, +(1|2)] -> how many values
  * 0: a finalizer took those bytes while they were pushed; nothing is pushed, try again. */
-int recv_push(lua_State *L, const struct op *o, const struct message *m);
+int recv_push(lua_State *L, struct rt *rt, struct conn *c, const struct framing *f,
+              const struct message *m, bool peek);
 /* nil, message, code[, partial] as o->style wants it */
 int recv_failed(lua_State *L, struct op *o, int code);
 /* What had come of a message that the end of the stream cut off is handed over. [-0, +0 or +1] */
 int recv_push_partial(lua_State *L, struct conn *c);
 /* The op of a receiving call on c, with the connection's own timeout. */
-struct op recv_op(struct conn *c, const char *what);
-void recv_set_pkg(struct conn *c, struct framing *f, int header, size_t max);
+struct op recv_op(struct conn *c, const char *what, const struct framing *f);
+/* The framing of packages. */
+struct framing recv_pkg_framing(const struct conn *c, const struct call_opts *o);
 
-/* recv_frame with the framing in Lua of the Conn at stack index 1; raises if it has none. max:
- * the call's own limit, or 0. */
-int lframing_recv(lua_State *L, struct rt *rt, struct op *o, size_t max);
+/* recv_frame with the framing in Lua of the Conn at stack index 1; raises if it has none. */
+int lframing_recv(lua_State *L, struct rt *rt, const char *what, const struct call_opts *ro,
+                  enum recv_style style);
 /* [conn, data, opts]: data is replaced by what the Conn's framing in Lua makes of it; raises if
  * it has none. */
 void lframing_encode(lua_State *L, const char *what);
@@ -331,6 +364,9 @@ void lframing_encode(lua_State *L, const char *what);
 
 enum { VARINT_OFFSET_MAX = 255 };
 
+static inline bool framing_brings_more(const struct framing *f) {
+  return f->kind == FRAMING_VARINT || f->kind == FRAMING_HEADER;
+}
 /* What a message brings beside its data, copied: the type of HEADER, the head of VARINT. */
 struct beside {
   uint8_t kind, type;
