@@ -17,6 +17,7 @@
 
 #include "addr.h"
 #include "buf.h"
+#include "err.h"
 #include "framing.h"
 #include "link.h"
 #include "turn.h"
@@ -156,10 +157,19 @@ int conn_spill(struct conn *c);
 /* ---- sending --------------------------------------------------------------------- */
 
 /* Why nothing can be sent (ERR_CLOSED, ERR_PIPE after close_write, an earlier failure), or 0. */
-int conn_cannot_send(const struct conn *c);
+static inline int conn_cannot_send(const struct conn *c) {
+  if (!conn_is_open(c)) return ERR_CLOSED;
+  return c->out_end ? c->out_end : c->fin_wanted ? ERR_PIPE : 0;
+}
+/* Taken by the link, but not by the system. */
+static inline size_t conn_held(const struct conn *c) {
+  return c->link && c->link->ops->held ? c->link->ops->held(c->link) : 0;
+}
 /* What the system has not taken yet. */
-size_t conn_unsent(const struct conn *c);
-bool conn_has_room(const struct conn *c);
+static inline size_t conn_unsent(const struct conn *c) { return buf_len(&c->out) + conn_held(c); }
+static inline bool conn_has_room(const struct conn *c) {
+  return conn_unsent(c) < c->limits.high_water;
+}
 /* Room for n > 0 bytes of output, to be filled and committed before anything else is done
  * with any connection. NULL: out of memory. */
 char *conn_reserve(struct conn *c, size_t n);

@@ -36,15 +36,6 @@ void conn_note_detail(struct conn *c) {
   if (ops->explain && !c->detail) c->detail = ops->explain(c->link);
 }
 
-/* Taken by the link, but not by the system. */
-static size_t held(const struct conn *c) {
-  return c->link && c->link->ops->held ? c->link->ops->held(c->link) : 0;
-}
-
-size_t conn_unsent(const struct conn *c) { return buf_len(&c->out) + held(c); }
-
-bool conn_has_room(const struct conn *c) { return conn_unsent(c) < c->limits.high_water; }
-
 static void write_failed(struct conn *c, int code) {
   c->out_end = code;
   conn_note_detail(c);
@@ -70,7 +61,7 @@ static void write_out(struct conn *c) {
     buf_recycle(&c->out, &c->turn->spares);
   else
     buf_consume(&c->out, done);
-  note_blocked(c, done < n || held(c) > 0);
+  note_blocked(c, done < n || conn_held(c) > 0);
   if (c->writers.first) waitq_wake_first(&c->writers);
 }
 
@@ -82,7 +73,7 @@ static void shut_when_written(struct conn *c) {
   int r = c->link->ops->shut(c->link);
   c->out_end = r < 0 ? r : 0;
   c->fin_sent = r == 0;
-  if (held(c)) note_blocked(c, true);
+  if (conn_held(c)) note_blocked(c, true);
 }
 
 static void close_step(struct conn *c);
@@ -98,11 +89,6 @@ void conn_unblock(struct conn *c) {
   if (!c->blocked) return;
   write_out(c);
   push_out(c);
-}
-
-int conn_cannot_send(const struct conn *c) {
-  if (!conn_is_open(c)) return ERR_CLOSED;
-  return c->out_end ? c->out_end : c->fin_wanted ? ERR_PIPE : 0;
 }
 
 char *conn_reserve(struct conn *c, size_t n) {
@@ -258,7 +244,7 @@ static void on_close_due(struct timer *d) {
 /* Called when a closing connection may have come a step further. */
 static void close_step(struct conn *c) {
   if (c->link_closed) return;
-  if (c->out_end || (c->fin_sent && !held(c) && (c->in_end || !c->link->outside))) {
+  if (c->out_end || (c->fin_sent && !conn_held(c) && (c->in_end || !c->link->outside))) {
     close_link(c, c->out_end != 0);
     return;
   }
@@ -317,7 +303,7 @@ int conn_close_write(struct conn *c) {
 }
 
 bool conn_is_flushed(const struct conn *c) {
-  return c->state == CONN_CLOSED || c->link_closed || c->out_end || (c->fin_sent && !held(c));
+  return c->state == CONN_CLOSED || c->link_closed || c->out_end || (c->fin_sent && !conn_held(c));
 }
 
 /* ---- when the state that owned everything goes away ------------------------------ */

@@ -39,9 +39,9 @@ static inline bool field_holds(const struct framing *f, uint64_t v) {
   return f->size >= 8 || v >> (8 * f->size) == 0;
 }
 
-/* Bytes on the wire = value + bias. false: more than any number of bytes in memory. */
+/* LENGTH alone: bytes on the wire = value + bias. false: more than any number of bytes in memory. */
 static inline bool field_bias(const struct framing *f, int64_t *bias) {
-  uint64_t uncounted = f->includes_header ? 0 : header_len(f);
+  uint64_t uncounted = f->includes_header ? 0 : f->offset + (uint64_t)f->size;
   return !__builtin_add_overflow(uncounted, f->adjust, bias);
 }
 
@@ -51,7 +51,7 @@ static inline int wire_total(const struct framing *f, uint64_t v, size_t *total)
   if (!field_bias(f, &bias)) return ERR_MSGSIZE;
   if (__builtin_add_overflow(v, bias, total))
     return bias < 0 && v < 0 - (uint64_t)bias ? ERR_PROTO : ERR_MSGSIZE;
-  if (*total < header_len(f) || *total < f->strip) return ERR_PROTO;
+  if (*total < f->offset + (size_t)f->size || *total < f->strip) return ERR_PROTO;
   return *total - f->strip > f->max ? ERR_MSGSIZE : 0;
 }
 

@@ -43,7 +43,8 @@ static int recv_count(lua_State *L, const char *what, bool peek) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
   size_t n = check_count(L, 2);
-  struct call_opts ro = call_opts_read(L, 3, c, plain_keys);
+  struct call_opts ro;
+  call_opts_read(L, 3, c, plain_keys, &ro);
   struct framing f = {
       .kind = FRAMING_FIXED, .by_byte = true, .count = n, .max = limit(ro.max, SIZE_MAX)};
   int pushed = peek ? 0 : recv_at_once(L, rt, c, &f);
@@ -56,7 +57,8 @@ static int recv_count(lua_State *L, const char *what, bool peek) {
 static int recv_raw(lua_State *L, const char *what, int opts, size_t max, enum recv_style style) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
-  struct call_opts ro = call_opts_read(L, opts, c, max ? time_keys : plain_keys);
+  struct call_opts ro;
+  call_opts_read(L, opts, c, max ? time_keys : plain_keys, &ro);
   struct framing f = {
       .kind = FRAMING_RAW, .by_byte = true, .max = limit(max ? max : ro.max, SIZE_MAX)};
   bool gathers = max == 0 && c->buffer_wait > 0;
@@ -170,7 +172,8 @@ static int l_buffered(lua_State *L) {
 static int recv_line(lua_State *L, int opts, enum recv_style style) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
-  struct call_opts ro = call_opts_read(L, opts, c, line_keys);
+  struct call_opts ro;
+  call_opts_read(L, opts, c, line_keys, &ro);
   struct framing f = {.kind = FRAMING_LINE,
                       .keep = ro.keep,
                       .last = style == AS_ITERATOR,
@@ -206,7 +209,8 @@ static int l_recv_until(lua_State *L) {
   struct framing f = {.kind = FRAMING_DELIMITER};
   f.delimiter = luaL_checklstring(L, 2, &f.delimiter_len);
   luaL_argcheck(L, f.delimiter_len > 0, 2, "an empty delimiter");
-  struct call_opts ro = call_opts_read(L, 3, c, line_keys);
+  struct call_opts ro;
+  call_opts_read(L, 3, c, line_keys, &ro);
   f.keep = ro.keep;
   f.max = limit(ro.max, c->limits.line);
   int pushed = recv_at_once(L, rt, c, &f);
@@ -218,7 +222,8 @@ static int l_recv_until(lua_State *L) {
 static int recv_pkg(lua_State *L, int opts, enum recv_style style) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
-  struct call_opts ro = call_opts_read(L, opts, c, pkg_keys);
+  struct call_opts ro;
+  call_opts_read(L, opts, c, pkg_keys, &ro);
   struct framing f = recv_pkg_framing(c, &ro);
   int pushed = recv_at_once(L, rt, c, &f);
   if (pushed) return pushed;
@@ -245,7 +250,8 @@ static int recv_frame(lua_State *L, int opts, enum recv_style style) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
   const char *what = style == AS_METHOD ? "recv_frame" : "frames";
-  struct call_opts ro = call_opts_read(L, opts, c, plain_keys);
+  struct call_opts ro;
+  call_opts_read(L, opts, c, plain_keys, &ro);
   lua_getiuservalue(L, 1, 1); /* the framing lives as long as the call, whatever becomes of it */
   if (!c->framing) return lframing_recv(L, rt, what, &ro, style);
   struct framing f = *c->framing;
@@ -372,7 +378,8 @@ static int iterate(lua_State *L, lua_CFunction next_with_opts, const struct opt 
   if (lua_isnoneornil(L, 2)) {
     lua_pushvalue(L, lua_upvalueindex(2));
   } else {
-    call_opts_read(L, 2, c, keys);
+    struct call_opts checked;
+    call_opts_read(L, 2, c, keys, &checked);
     lua_pushvalue(L, lua_upvalueindex(1));
     lua_pushvalue(L, 2);
     lua_pushcclosure(L, next_with_opts, 2);

@@ -136,6 +136,18 @@ static int send_wait(lua_State *L, struct rt *rt, struct op *o) {
   return r;
 }
 
+struct slice {
+  const char *p;
+  size_t n;
+};
+
+static inline struct slice check_data(lua_State *L, int idx) {
+  struct slice s;
+  s.p = lua_tolstring(L, idx, &s.n);
+  if (!s.p) luaL_checkstring(L, idx); /* raises */
+  return s;
+}
+
 /* Lists may have been changed while the call waited: measured again just before the copy. */
 static int put_values(lua_State *L, struct rt *rt, struct op *o, size_t *total) {
   struct conn *c = o->on;
@@ -148,26 +160,31 @@ static int put_values(lua_State *L, struct rt *rt, struct op *o, size_t *total) 
   return 0;
 }
 
-/* One message: the data is argument 2, what precedes its length field at index `head`, or 0. */
+/* One message: the data, and what precedes its length field at index `head`, or 0. */
 static int put_message(lua_State *L, struct rt *rt, struct conn *c, const struct framing *f,
-                       int head_index, size_t *total) {
-  size_t n, head_len = 0;
-  const char *data = lua_tolstring(L, 2, &n);
+                       const struct slice *data, int head_index, size_t *total) {
+  size_t head_len = 0;
   const char *head = head_index ? lua_tolstring(L, head_index, &head_len) : NULL;
-  int r = framing_size(f, data, n, head_len, total);
+  int r = framing_size(f, data->p, data->n, head_len, total);
   if (r || *total == 0) return r;
   char *p = conn_reserve(c, *total);
   if (!p) return ERR_NOMEM;
-  framing_encode(f, data, n, head_len ? head : NULL, p);
+  framing_encode(f, data->p, data->n, head_len ? head : NULL, p);
   conn_commit(c, *total, !rt_in_task(rt));
   return 0;
 }
 
 /* All of it becomes output -> *total bytes; or none. */
 static int put(lua_State *L, struct rt *rt, struct op *o, size_t *total) {
-  int r = o->framed ? put_message(L, rt, o->on, &o->f, o->index, total)
-                    : put_values(L, rt, o, total);
-  if (r == 0) op_charge(rt, *total);
+  struct slice data;
+  int r = 0;
+  if (o->framed) {
+    data.p = lua_tolstring(L, 2, &data.n);
+    r = put_message(L, rt, o->on, &o->f, &data, o->index, total);
+  } else {
+    r = put_values(L, rt, o, total);
+  }
+  if (r == 0) op_charge(rt, 0, *total);
   return r;
 }
 
@@ -183,22 +200,24 @@ static int send_run(lua_State *L, struct rt *rt, struct op *o) {
   return 1;
 }
 
-/* The message at index 2, if it need not wait, without an op.  -> results; 0: it has to wait. */
+/* A message that need not wait goes without an op.  -> results; 0: it has to wait. */
 static int send_message_at_once(lua_State *L, struct rt *rt, struct conn *c, const char *what,
-                                const struct framing *f, int head_index) {
+                                const struct framing *f, const struct slice *data,
+                                int head_index) {
   size_t total;
   if (!may_put(rt, c)) return 0;
-  int r = put_message(L, rt, c, f, head_index, &total);
+  int r = put_message(L, rt, c, f, data, head_index, &total);
   if (r) return conn_failed(L, c, what, r);
-  ++*op_calls(rt);
-  op_charge(rt, total);
+  op_charge(rt, 1, total);
   lua_pushinteger(L, (lua_Integer)total);
   return 1;
 }
 
+/* The message at index 2. */
 static int send_message(lua_State *L, struct rt *rt, struct conn *c, const char *what,
-                        const struct framing *f, int head_index, double timeout) {
-  int pushed = send_message_at_once(L, rt, c, what, f, head_index);
+                        const struct framing *f, const struct slice *data, int head_index,
+                        double timeout) {
+  int pushed = send_message_at_once(L, rt, c, what, f, data, head_index);
   if (pushed) return pushed;
   struct op o = send_op(c, what, 2);
   o.timeout = timeout;
@@ -222,8 +241,10 @@ static int l_send(lua_State *L) {
   struct conn *c = check_conn(L, rt, 1);
   int last = lua_gettop(L);
   bool with_opts = is_options(L, last);
+  struct call_opts so;
+  call_opts_read(L, with_opts ? last : 0, c, send_keys, &so);
   struct op o = send_op(c, "send", with_opts ? last - 1 : last);
-  if (with_opts) o.timeout = call_opts_read(L, last, c, send_keys).timeout;
+  o.timeout = so.timeout;
   gather_all(L, o.args, NULL); /* misuse is raised before anything waits */
   return send_run(L, rt, &o);
 }
@@ -322,11 +343,12 @@ Sends a package: the length of the data, big-endian, and the data.
 static int l_send_pkg(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
-  luaL_checkstring(L, 2);
-  struct call_opts so = call_opts_read(L, 3, c, pkg_keys);
+  const struct slice data = check_data(L, 2);
+  struct call_opts so;
+  call_opts_read(L, 3, c, pkg_keys, &so);
   if (!so.max) so.max = SIZE_MAX;
   const struct framing f = recv_pkg_framing(c, &so);
-  return send_message(L, rt, c, "send_pkg", &f, 0, so.timeout);
+  return send_message(L, rt, c, "send_pkg", &f, &data, 0, so.timeout);
 }
 
 /* The option "head" is left at the top -> its index, or 0. */
@@ -371,12 +393,13 @@ static int l_send_frame(lua_State *L) {
     gather_all(L, 2, NULL);
     return send_run(L, rt, &o);
   }
-  luaL_checkstring(L, 2);
-  struct call_opts so = call_opts_read(L, 3, c, frame_keys);
+  const struct slice data = check_data(L, 2);
+  struct call_opts so;
+  call_opts_read(L, 3, c, frame_keys, &so);
   struct framing f = *c->framing;
   f.max = so.max ? so.max : f.max ? f.max : SIZE_MAX;
   f.type = type_option(L, 3, &f);
-  return send_message(L, rt, c, "send_frame", &f, push_head(L, 3), so.timeout);
+  return send_message(L, rt, c, "send_frame", &f, &data, push_head(L, 3), so.timeout);
 }
 
 /* ---- send and receive ------------------------------------------------------------- */
@@ -436,7 +459,8 @@ static int l_send_recv(lua_State *L) {
   struct conn *c = check_conn(L, rt, 1);
   struct op o = send_op(c, "send_recv", 2);
   o.run = exchange_run;
-  struct call_opts so = call_opts_read(L, 4, c, count_keys);
+  struct call_opts so;
+  call_opts_read(L, 4, c, count_keys, &so);
   o.timeout = so.timeout;
   o.f = (struct framing){.kind = FRAMING_FIXED,
                          .by_byte = true,
@@ -461,7 +485,8 @@ static int l_send_recv_pkg(lua_State *L) {
   struct op o = send_op(c, "send_recv_pkg", 2);
   o.run = exchange_run;
   luaL_checkstring(L, 2);
-  struct call_opts so = call_opts_read(L, 3, c, pkg_keys);
+  struct call_opts so;
+  call_opts_read(L, 3, c, pkg_keys, &so);
   o.timeout = so.timeout;
   o.framed = true;
   o.f = recv_pkg_framing(c, &so);

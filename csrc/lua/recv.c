@@ -16,13 +16,6 @@ struct op recv_op(struct conn *c, const char *what, const struct framing *f) {
                      .outside = c->link && c->link->outside};
 }
 
-struct framing recv_pkg_framing(const struct conn *c, const struct call_opts *o) {
-  return (struct framing){.kind = FRAMING_LENGTH,
-                          .size = (uint8_t)o->header,
-                          .strip = (uint32_t)o->header,
-                          .max = o->max ? o->max : c->limits.frame};
-}
-
 /* Between two messages of a connection whose server shuts down?  A reply is still awaited. */
 static bool is_drained(const struct op *o) {
   const struct conn *c = o->on;
@@ -133,7 +126,7 @@ int recv_push(lua_State *L, struct rt *rt, struct conn *c, const struct framing 
     return 0;
   }
   if (!peek) conn_took(c, &m->cut);
-  op_charge(rt, m->cut.take);
+  op_charge(rt, 0, m->cut.take);
   return n;
 }
 

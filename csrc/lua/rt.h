@@ -153,10 +153,10 @@ bool op_expired(struct rt *rt, struct op *o);
 static inline uint16_t *op_calls(struct rt *rt) {
   return rt->running ? &rt->running->calls : &rt->main_calls;
 }
-/* It has moved so many bytes, which take their time. */
-static inline void op_charge(struct rt *rt, size_t bytes) {
+/* So many calls more, which have moved so many bytes, were served. */
+static inline void op_charge(struct rt *rt, unsigned more, size_t bytes) {
   uint16_t *calls = op_calls(rt);
-  size_t cost = *calls + bytes / TURN_CALL_BYTES;
+  size_t cost = *calls + more + bytes / TURN_CALL_BYTES;
   *calls = cost < TURN_BUDGET ? (uint16_t)cost : TURN_BUDGET;
 }
 /* May a call be served at once, without an op? */
@@ -233,11 +233,10 @@ struct call_opts {
 void call_opts_parse(lua_State *L, int idx, const struct opt *list, struct call_opts *o);
 /* Those at idx (0: there are none); without any, the connection's timeout and a header of 2
  * bytes. */
-static inline struct call_opts call_opts_read(lua_State *L, int idx, const struct conn *c,
-                                              const struct opt *list) {
-  struct call_opts o = {.timeout = c->timeout, .header = 2};
-  if (idx != 0 && !lua_isnoneornil(L, idx)) call_opts_parse(L, idx, list, &o);
-  return o;
+static inline void call_opts_read(lua_State *L, int idx, const struct conn *c,
+                                  const struct opt *list, struct call_opts *o) {
+  *o = (struct call_opts){.timeout = c->timeout, .header = 2};
+  if (idx != 0 && !lua_isnoneornil(L, idx)) call_opts_parse(L, idx, list, o);
 }
 
 /* A count at idx: an integer >= 0; nil, negative and other types raise. */
@@ -351,7 +350,12 @@ int recv_push_partial(lua_State *L, struct conn *c);
 /* The op of a receiving call on c, with the connection's own timeout. */
 struct op recv_op(struct conn *c, const char *what, const struct framing *f);
 /* The framing of packages. */
-struct framing recv_pkg_framing(const struct conn *c, const struct call_opts *o);
+static inline struct framing recv_pkg_framing(const struct conn *c, const struct call_opts *o) {
+  return (struct framing){.kind = FRAMING_LENGTH,
+                          .size = (uint8_t)o->header,
+                          .strip = (uint32_t)o->header,
+                          .max = o->max ? o->max : c->limits.frame};
+}
 
 /* recv_frame with the framing in Lua of the Conn at stack index 1; raises if it has none. */
 int lframing_recv(lua_State *L, struct rt *rt, const char *what, const struct call_opts *ro,
