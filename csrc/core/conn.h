@@ -133,6 +133,12 @@ void conn_begin(struct conn *c, const struct framing *f);
  *   ERR_MSGSIZE, ERR_PROTO: of the framing (counted: and from then on ERR_PROTO);
  *   another code: the stream failed, behind all earlier bytes; ERR_NOMEM. */
 int conn_take(struct conn *c, const struct framing *f, struct message *m);
+/* Is nothing buffered, and nothing known that could be read?  Then nothing can be taken but the
+ * end. */
+static inline bool conn_is_dry(const struct conn *c) {
+  const struct turn *t = c->turn;
+  return !c->readable && t->borrower != c && buf_len(&c->in) == 0;
+}
 /* The same for who asks in passing: the failure of a counted framing leaves no trace yet. */
 int conn_find(struct conn *c, const struct framing *f, struct message *m);
 /* Consumes what conn_take found; counts a message. Clamped to what is there. */

@@ -132,7 +132,7 @@ int recv_push(lua_State *L, struct rt *rt, struct conn *c, const struct framing 
 
 int recv_at_once(lua_State *L, struct rt *rt, struct conn *c, const struct framing *f) {
   struct message m;
-  if (!op_at_once(rt, &c->readers) || c->skipping) return 0;
+  if (conn_is_dry(c) || c->skipping || !op_at_once(rt, &c->readers)) return 0;
   conn_begin(c, f);
   if (conn_find(c, f, &m) != 0) return 0;
   ++*op_calls(rt);
