@@ -376,6 +376,22 @@ describe("fairness: after 256 calls without waiting a task gives way", function(
     end)
   end
 
+  support.it("4 KiB that it moves count as a call", function()
+    local _, b = wire.pipe()
+    local PIECE <const>, PIECES <const> = 64 * 1024, 64
+    b:unread(("x"):rep(PIECES * PIECE))
+    local taken, seen = 0, nil
+    local receiver = wire.spawn(function()
+      for i = 1, PIECES do
+        assert(b:recv(PIECE))
+        taken = i
+      end
+    end)
+    wire.spawn(function() seen = taken end):join()
+    receiver:join()
+    assert.is_true(seen >= 8 and seen <= 32, seen)
+  end)
+
   -- Runs body beside a task that counts how often it gets its turn -> the count.
   local function turns_beside(body)
     local turns, over = 0, false

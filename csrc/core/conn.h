@@ -41,7 +41,9 @@ extern const struct conn_limits conn_default_limits; /* 64 KiB, 1 MiB, 16 MiB, 2
 
 enum {
   CONN_READ_AHEAD = 64 * 1024, /* what is read for nobody before interest is dropped */
-  CONN_WRITE_NOW = 64 * 1024   /* unsent bytes that do not wait for the visit */
+  CONN_WRITE_NOW = 64 * 1024,  /* unsent bytes that do not wait for the visit */
+  CONN_LONG = 32 * 1024,       /* to copy more than that takes longer than a write of its own */
+  CONN_PIECES = 3              /* of a long message, at most */
 };
 
 /* The last failure, kept as a number and the name of the call for a later message. */
@@ -181,6 +183,9 @@ static inline bool conn_has_room(const struct conn *c) {
 char *conn_reserve(struct conn *c, size_t n);
 /* n bytes become output. at_once: written now, not at the end of the turn. */
 void conn_commit(struct conn *c, size_t n, bool at_once);
+/* A long message, in a few pieces, is written at once from where it lies, behind what is unsent;
+ * only what the link does not take is copied.  ERR_NOMEM: nothing of it was sent. */
+int conn_send_long(struct conn *c, const struct iovec *v, int count);
 void conn_flush_now(struct conn *c);
 
 /* ---- TLS ------------------------------------------------------------------------- */

@@ -1,6 +1,7 @@
 /* A connection's output and its end: see conn.h. */
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "conn.h"
 #include "conn_internal.h"
@@ -47,22 +48,61 @@ static void write_failed(struct conn *c, int code) {
 
 /* Interest in the link's readiness follows what it takes, and changes no more than it must: a
  * change costs system calls. */
-static void write_out(struct conn *c) {
-  size_t n = buf_len(&c->out);
-  struct iovec v = {.iov_base = c->out.mem + c->out.head, .iov_len = n};
-  ptrdiff_t r = n ? c->link->ops->write(c->link, &v, 1) : 0;
-  if (r < 0 && r != ERR_AGAIN) {
-    write_failed(c, (int)r);
-    return;
-  }
-  size_t done = r < 0 ? 0 : (size_t)r;
-  c->bytes_out += done;
-  if (done == n)
+static void write_done(struct conn *c, size_t done) {
+  if (done == buf_len(&c->out))
     buf_recycle(&c->out, &c->turn->spares);
   else
     buf_consume(&c->out, done);
-  note_blocked(c, done < n || conn_held(c) > 0);
+  note_blocked(c, buf_len(&c->out) > 0 || conn_held(c) > 0);
   if (c->writers.first) waitq_wake_first(&c->writers);
+}
+
+/* false: the link has failed, and so has all output. */
+static bool link_takes(struct conn *c, const struct iovec *v, int count, size_t *taken) {
+  ptrdiff_t r = c->link->ops->write(c->link, v, count);
+  *taken = r < 0 ? 0 : (size_t)r;
+  c->bytes_out += *taken;
+  if (r >= 0 || r == ERR_AGAIN) return true;
+  write_failed(c, (int)r);
+  return false;
+}
+
+static struct iovec unsent_piece(const struct conn *c) {
+  return (struct iovec){.iov_base = c->out.mem + c->out.head, .iov_len = buf_len(&c->out)};
+}
+
+static void write_out(struct conn *c) {
+  struct iovec v = unsent_piece(c);
+  size_t taken = 0;
+  if (v.iov_len == 0 || link_takes(c, &v, 1, &taken)) write_done(c, taken);
+}
+
+/* Copies the pieces to `to`, but for the first `skip` bytes -> how many that are. */
+static size_t copy_pieces(char *to, const struct iovec *v, int count, size_t skip) {
+  const char *begin = to;
+  for (int i = 0; i < count; i++) {
+    size_t past = skip < v[i].iov_len ? skip : v[i].iov_len;
+    memcpy(to, (const char *)v[i].iov_base + past, v[i].iov_len - past);
+    to += v[i].iov_len - past;
+    skip -= past;
+  }
+  return (size_t)(to - begin);
+}
+
+/* Memory for all of it is reserved first, and costs little as long as it is not written to. */
+int conn_send_long(struct conn *c, const struct iovec *v, int count) {
+  struct iovec all[1 + CONN_PIECES] = {unsent_piece(c)};
+  size_t before = all[0].iov_len, taken = 0, total = 0;
+  int first = before ? 0 : 1;
+  for (int i = 0; i < count; i++) total += (all[1 + i] = v[i]).iov_len;
+  char *room = conn_reserve(c, total);
+  if (!room) return ERR_NOMEM;
+  all[0] = unsent_piece(c);
+  c->messages_out++;
+  if (!c->blocked && !link_takes(c, all + first, count + 1 - first, &taken)) return 0;
+  buf_commit(&c->out, copy_pieces(room, v, count, taken > before ? taken - before : 0));
+  write_done(c, taken < before ? taken : before);
+  return 0;
 }
 
 static inline bool output_is_over(const struct conn *c) { return c->out_end || c->fin_sent; }

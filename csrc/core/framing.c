@@ -158,3 +158,11 @@ void framing_encode(const struct framing *f, const char *data, size_t n, const c
   const char *end = appended(f, data, n, &added);
   put(put(out, data, n), end, added);
 }
+
+int framing_lead(const struct framing *f, size_t n, const char *head, char out[FRAMING_LEAD_MOST]) {
+  if (f->kind == FRAMING_RAW || f->kind == FRAMING_ALL || f->kind == FRAMING_FIXED) return 0;
+  if (f->kind != FRAMING_LENGTH || f->strip > FRAMING_LEAD_MOST || f->strip < f->offset + f->size)
+    return -1;
+  length_header(f, n, head, out);
+  return (int)f->strip;
+}

@@ -115,4 +115,9 @@ int framing_size(const struct framing *f, const char *data, size_t n, size_t hea
 void framing_encode(const struct framing *f, const char *data, size_t n, const char *head,
                     char *out);
 
+/* Is the message that framing_size() accepted its header and then its data as it is?  Then the
+ * header alone is written to `out` -> its length; -1: it has to be encoded. */
+enum { FRAMING_LEAD_MOST = 32 };
+int framing_lead(const struct framing *f, size_t n, const char *head, char out[FRAMING_LEAD_MOST]);
+
 #endif

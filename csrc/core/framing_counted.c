@@ -39,7 +39,8 @@ static inline bool field_holds(const struct framing *f, uint64_t v) {
   return f->size >= 8 || v >> (8 * f->size) == 0;
 }
 
-/* LENGTH alone: bytes on the wire = value + bias. false: more than any number of bytes in memory. */
+/* LENGTH alone: bytes on the wire = value + bias. false: more than any number of bytes in memory.
+ */
 static inline bool field_bias(const struct framing *f, int64_t *bias) {
   uint64_t uncounted = f->includes_header ? 0 : f->offset + (uint64_t)f->size;
   return !__builtin_add_overflow(uncounted, f->adjust, bias);
@@ -108,8 +109,7 @@ static int read_netstring(const struct framing *f, const char *p, size_t n, size
 static int read_field(const struct framing *f, const char *p, size_t n, size_t *header,
                       size_t *total) {
   *header = header_len(f);
-  if (n && memcmp(p, f->prefix, smaller(n, f->prefix_len)) != 0)
-    return ERR_PROTO;
+  if (n && memcmp(p, f->prefix, smaller(n, f->prefix_len)) != 0) return ERR_PROTO;
   if (n < *header) return ERR_AGAIN;
   return data_total(f, *header, field_get(f, p), total);
 }
@@ -224,14 +224,12 @@ static void put_header(const struct framing *f, char *out, size_t n) {
   }
 }
 
-/* `strip` bytes (the head, zeros behind it), then the data; the field is written over them where
- * it belongs, which may be over the data's. */
-static void length_encode(const struct framing *f, const char *data, size_t n, const char *head,
-                          char *out) {
+/* `strip` bytes, the head and zeros behind it, and over them the field where it belongs, which
+ * may be over the data's. */
+void length_header(const struct framing *f, size_t n, const char *head, char *out) {
   uint64_t v = 0;
   if (f->strip != f->size || f->offset) memset(out, 0, f->strip);
   if (head) put(out, head, framing_head_room(f));
-  put(out + f->strip, data, n);
   wire_value(f, f->strip + n, &v);
   field_put(f, out, v);
 }
@@ -239,7 +237,8 @@ static void length_encode(const struct framing *f, const char *data, size_t n, c
 void counted_encode(const struct framing *f, const char *data, size_t n, const char *head,
                     char *out) {
   if (f->kind == FRAMING_LENGTH) {
-    length_encode(f, data, n, head, out);
+    put(out + f->strip, data, n);
+    length_header(f, n, head, out);
     return;
   }
   size_t header = written_header(f, n);

@@ -29,6 +29,7 @@ static inline char *put(char *out, const char *data, size_t n) {
 /* framing_counted.c: the same for the counted kinds as the functions of framing.h */
 int counted_cut(const struct framing *f, struct scan *s, const char *p, size_t n, bool ended,
                 struct cut *cut);
+void length_header(const struct framing *f, size_t n, const char *head, char *out);
 int counted_size(const struct framing *f, size_t n, size_t *total);
 void counted_encode(const struct framing *f, const char *data, size_t n, const char *head,
                     char *out);

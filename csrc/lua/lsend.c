@@ -89,7 +89,9 @@ static bool is_options(lua_State *L, int idx) {
 /***
 All or nothing: a call accepts all its bytes or none, and they leave in one piece.
 It does not wait for the network. What a task sends leaves together, at the latest when the loop
-next turns; at once past 64 KiB, and outside a task. With `limits.high_water` (256 KiB) or more
+next turns; at once past 64 KiB, and outside a task. A string or message of 32 KiB or more goes
+at once, behind what is unsent, from where it lies: it is copied only as far as the system does not
+take it. With `limits.high_water` (256 KiB) or more
 unsent it first waits for room: a failure there has accepted nothing, so that trying again sends no
 byte twice, and `retry = {count=, interval=0.1}` does so after ETIMEDOUT. A write that fails later
 is returned by every following `send`, `flush` and `close`.
@@ -141,6 +143,10 @@ struct slice {
   size_t n;
 };
 
+static inline struct iovec piece_of(const char *p, size_t n) {
+  return (struct iovec){.iov_base = (char *)(uintptr_t)p, .iov_len = n};
+}
+
 static inline struct slice check_data(lua_State *L, int idx) {
   struct slice s;
   s.p = lua_tolstring(L, idx, &s.n);
@@ -153,11 +159,25 @@ static int put_values(lua_State *L, struct rt *rt, struct op *o, size_t *total) 
   struct conn *c = o->on;
   *total = gather_all(L, o->args, NULL);
   if (*total == 0) return 0;
+  if (*total >= CONN_LONG && o->args == 2 && lua_type(L, 2) == LUA_TSTRING) {
+    struct iovec v = piece_of(lua_tostring(L, 2), *total);
+    return conn_send_long(c, &v, 1);
+  }
   char *p = conn_reserve(c, *total);
   if (!p) return ERR_NOMEM;
   gather_all(L, o->args, p);
   conn_commit(c, *total, !rt_in_task(rt));
   return 0;
+}
+
+/* ERR_AGAIN: it has to be encoded. */
+static int put_long(struct conn *c, const struct framing *f, const struct slice *data,
+                    const char *head) {
+  char lead[FRAMING_LEAD_MOST];
+  int n = framing_lead(f, data->n, head, lead);
+  if (n < 0) return ERR_AGAIN;
+  const struct iovec v[] = {piece_of(lead, (size_t)n), piece_of(data->p, data->n)};
+  return n ? conn_send_long(c, v, 2) : conn_send_long(c, v + 1, 1);
 }
 
 /* One message: the data, and what precedes its length field at index `head`, or 0. */
@@ -167,9 +187,11 @@ static int put_message(lua_State *L, struct rt *rt, struct conn *c, const struct
   const char *head = head_index ? lua_tolstring(L, head_index, &head_len) : NULL;
   int r = framing_size(f, data->p, data->n, head_len, total);
   if (r || *total == 0) return r;
+  if (!head_len) head = NULL;
+  if (data->n >= CONN_LONG && (r = put_long(c, f, data, head)) != ERR_AGAIN) return r;
   char *p = conn_reserve(c, *total);
   if (!p) return ERR_NOMEM;
-  framing_encode(f, data->p, data->n, head_len ? head : NULL, p);
+  framing_encode(f, data->p, data->n, head, p);
   conn_commit(c, *total, !rt_in_task(rt));
   return 0;
 }
@@ -202,8 +224,7 @@ static int send_run(lua_State *L, struct rt *rt, struct op *o) {
 
 /* A message that need not wait goes without an op.  -> results; 0: it has to wait. */
 static int send_message_at_once(lua_State *L, struct rt *rt, struct conn *c, const char *what,
-                                const struct framing *f, const struct slice *data,
-                                int head_index) {
+                                const struct framing *f, const struct slice *data, int head_index) {
   size_t total;
   if (!may_put(rt, c)) return 0;
   int r = put_message(L, rt, c, f, data, head_index, &total);

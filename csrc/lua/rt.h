@@ -86,9 +86,9 @@ struct rt {
   struct task *running;      /* whose turn it is */
   lua_State *current;        /* the coroutine that may yield to the driver now */
   lua_State *driver;         /* who drives, or NULL */
-  int anchors;  /* registry reference: a table of what lives without its user */
-  int conns;    /* registry reference: connection -> its Conn, weak */
-  int on_error; /* registry reference of the user's function, or LUA_NOREF */
+  int anchors;               /* registry reference: a table of what lives without its user */
+  int conns;                 /* registry reference: connection -> its Conn, weak */
+  int on_error;              /* registry reference of the user's function, or LUA_NOREF */
   unsigned tasks, timers;
   uint16_t main_calls;
   bool main_woken, stopped, closed;
@@ -330,7 +330,8 @@ static inline bool recv_has_terminator(const struct framing *f) {
 }
 
 /* The first try of a call, made before anything is prepared for a wait: most messages of a busy
- * connection are there.  -> how many values were pushed; 0: it has to go the long way, recv_op(). */
+ * connection are there.  -> how many values were pushed; 0: it has to go the long way, recv_op().
+ */
 int recv_at_once(lua_State *L, struct rt *rt, struct conn *c, const struct framing *f);
 
 /* The run of a call that receives one message. */

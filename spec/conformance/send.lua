@@ -84,10 +84,41 @@ local function values(pair)
 
     it("writes at once what is more than 64 KiB", function()
       local a = pair()
-      a:send(("x"):rep(64 * 1024 - 1))
+      for _ = 1, 63 do a:send(("x"):rep(1024)) end
+      a:send(("x"):rep(1023))
       assert.equal(0, a:stats().bytes_out)
       a:send("x")
       assert.is_true(a:stats().bytes_out > 0)
+    end)
+
+    it("writes a message of 32 KiB or more at once, behind what was sent before", function()
+      local a, b = pair()
+      local reader = tools.start(b.recv, b, 4 + 2 + 32768 + 32768 + 5)
+      a:send("head")
+      assert.equal(0, a:stats().bytes_out)
+      a:send_pkg(("p"):rep(32768))
+      a:send(("q"):rep(32768))
+      assert.is_true(a:stats().bytes_out > 0)
+      a:send("after")
+      assert.equal("head\x80\0" .. ("p"):rep(32768) .. ("q"):rep(32768) .. "after",
+        tools.result(reader))
+    end)
+
+    it("keeps what the system does not take of a long message, byte for byte", function()
+      local a, b = pair()
+      local function part(i) return (string.char(64 + i)):rep(30000 + 1000 * i) end
+      local sender = tools.start(function()
+        for i = 1, 40 do
+          a:send_pkg(part(i), { header = 4 })
+          a:send("-")
+        end
+        return "sent"
+      end)
+      for i = 1, 40 do
+        assert.is_true(part(i) == b:recv_pkg { header = 4 })
+        assert.equal("-", b:recv(1))
+      end
+      assert.equal("sent", tools.result(sender))
     end)
 
     it("takes data far larger than high water in one call", function()

@@ -204,3 +204,43 @@ TEST(agrees_with_a_plain_array) {
   }
   buf_fini(&b);
 }
+
+/* ---- spares ---------------------------------------------------------------------- */
+
+TEST(memory_is_used_again_in_the_size_it_has) {
+  struct spares s = {0};
+  struct buf a = {0}, b = {0};
+  char big[3000] = {0};
+  CHECK_EQ(buf_append(&a, big, sizeof big), 0);
+  const char *mem = a.mem;
+  size_t cap = a.cap;
+  buf_recycle(&a, &s);
+  CHECK(holds_nothing(&a));
+  CHECK_EQ(s.bytes, cap);
+  buf_reuse(&b, &s);
+  CHECK(b.mem == mem && b.cap == cap && buf_len(&b) == 0);
+  CHECK_EQ(s.bytes, 0);
+  buf_reuse(&b, &s); /* there is none */
+  CHECK(b.mem == mem);
+  buf_fini(&b);
+  spares_fini(&s);
+}
+
+TEST(no_more_than_so_much_is_kept_for_others) {
+  struct spares s = {0};
+  for (int i = 0; i < 100; i++) {
+    struct buf b = {0};
+    REQUIRE(buf_reserve(&b, 10000, SIZE_MAX) != NULL);
+    buf_recycle(&b, &s);
+    CHECK(holds_nothing(&b));
+  }
+  CHECK(s.bytes <= SPARES_MOST && s.bytes > SPARES_MOST - 10000);
+  struct buf huge = {0}, none = {0};
+  REQUIRE(buf_reserve(&huge, SPARES_MOST + 1, SIZE_MAX) != NULL);
+  buf_recycle(&huge, &s);
+  CHECK(holds_nothing(&huge));
+  buf_recycle(&none, &s);
+  CHECK(holds_nothing(&none));
+  spares_fini(&s);
+  CHECK_EQ(s.bytes, 0);
+}

@@ -4,11 +4,33 @@
  * What this is not: a test of sending; the bytes go to arrays. */
 #include "../../csrc/core/framing.h"
 
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "../../csrc/core/err.h"
 #include "test.h"
+
+/* Whoever writes the header alone, and the data behind it, writes the same. */
+static void check_lead(const struct framing *f, const char *data, size_t n, const char *head,
+                       const char *wire, size_t total) {
+  char lead[FRAMING_LEAD_MOST];
+  int k = framing_lead(f, n, head, lead);
+  if (k < 0) return;
+  CHECK_MEM(lead, (size_t)k, wire, (size_t)k < total ? (size_t)k : total);
+  CHECK_MEM(data, n, wire + k, total - (size_t)k);
+}
+
+TEST(writes_the_header_alone_of_packages_and_no_header_of_what_has_none) {
+  char lead[FRAMING_LEAD_MOST];
+  const struct framing pkg = {.kind = FRAMING_LENGTH, .size = 4, .strip = 4, .max = SIZE_MAX};
+  const struct framing whole = {.kind = FRAMING_LENGTH, .size = 4, .max = SIZE_MAX};
+  CHECK_EQ(framing_lead(&pkg, 0x01020304, NULL, lead), 4);
+  CHECK_MEM(lead, 4, "\1\2\3\4", 4);
+  CHECK_EQ(framing_lead(&(struct framing){.kind = FRAMING_RAW, .max = 9}, 9, NULL, lead), 0);
+  CHECK_EQ(framing_lead(&(struct framing){.kind = FRAMING_LINE, .max = 9}, 9, NULL, lead), -1);
+  CHECK_EQ(framing_lead(&whole, 100, NULL, lead), -1); /* its field is among the data */
+}
 
 /* The message on the wire, in memory of exactly its size, for the caller to free; NULL: it
  * was refused. */
@@ -18,6 +40,7 @@ static char *write_message(const struct framing *f, const char *data, size_t n, 
   char *wire = malloc(*total ? *total : 1);
   memset(wire, '?', *total);
   framing_encode(f, data, n, head, wire);
+  check_lead(f, data, n, head, wire, *total);
   return wire;
 }
 
