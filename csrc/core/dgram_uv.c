@@ -1,4 +1,4 @@
-/* A UDP socket: a uv_poll_t that reports, and plain system calls.
+/* A UDP socket: a watch that reports, and plain system calls.
  *
  * What this is not: it uses nothing of libuv's own UDP, which pushes datagrams at its owner
  * instead of leaving them with the system until somebody wants one. */
@@ -17,43 +17,30 @@
 
 struct dgram_uv {
   struct dgram dgram;
-  uv_poll_t poll;
+  struct watch watch;
   unsigned *census;
   int fd;
-  uint8_t wanted;
   bool ip6;  /* an IPv6 socket ... */
   bool dual; /* ... that takes IPv4 as well */
 };
 
-_Static_assert((int)DGRAM_IN == (int)UV_READABLE && (int)DGRAM_OUT == (int)UV_WRITABLE,
-               "libuv's events pass as the socket's");
+_Static_assert((int)DGRAM_IN == (int)WATCH_IN && (int)DGRAM_OUT == (int)WATCH_OUT,
+               "the watch's events pass as the socket's");
 
 static struct dgram_uv *uv_of(struct dgram *d) { return (struct dgram_uv *)(void *)d; }
+static struct dgram_uv *uv_of_watch(struct watch *w) {
+  return (struct dgram_uv *)(void *)((char *)w - offsetof(struct dgram_uv, watch));
+}
 
 /* ---- readiness ------------------------------------------------------------------- */
 
-static void on_poll(uv_poll_t *handle, int status, int events);
-
-static void arm(struct dgram_uv *u) {
-  if (u->wanted)
-    uv_poll_start(&u->poll, u->wanted, on_poll);
-  else
-    uv_poll_stop(&u->poll);
-}
-
-/* status < 0: an ICMP error is there to be fetched.  libuv has stopped the handle then. */
-static void on_poll(uv_poll_t *handle, int status, int events) {
-  struct dgram_uv *u = handle->data;
-  unsigned seen = status < 0 ? u->wanted : (unsigned)events & u->wanted;
-  if (status < 0) arm(u);
-  if (seen) u->dgram.ready(&u->dgram, seen);
+static void on_watch(struct watch *w, unsigned events) {
+  struct dgram_uv *u = uv_of_watch(w);
+  u->dgram.ready(&u->dgram, events);
 }
 
 static void dgram_uv_want(struct dgram *d, unsigned events) {
-  struct dgram_uv *u = uv_of(d);
-  if (u->wanted == events) return;
-  u->wanted = (uint8_t)events;
-  arm(u);
+  watch_want(&uv_of(d)->watch, events);
 }
 
 /* ---- addresses ------------------------------------------------------------------- */
@@ -99,6 +86,12 @@ static int dgram_uv_name(struct dgram *d, bool peer, struct addr *a) {
 
 /* ---- datagrams ------------------------------------------------------------------- */
 
+static int failed_call(struct dgram_uv *u, unsigned event) {
+  if (errno != EAGAIN) return -errno;
+  watch_dry(&u->watch, event);
+  return ERR_AGAIN;
+}
+
 static ptrdiff_t dgram_uv_recv(struct dgram *d, void *to, size_t room, struct dgram_from *from) {
   struct sockaddr_storage sa = {.ss_family = AF_UNSPEC};
   struct iovec v = {.iov_base = to, .iov_len = room};
@@ -106,7 +99,7 @@ static ptrdiff_t dgram_uv_recv(struct dgram *d, void *to, size_t room, struct dg
   ssize_t r;
   do r = recvmsg(uv_of(d)->fd, &m, 0);
   while (r < 0 && errno == EINTR);
-  if (r < 0) return errno == EAGAIN ? ERR_AGAIN : -errno;
+  if (r < 0) return failed_call(uv_of(d), WATCH_IN);
   addr_from_sockaddr(&from->from, (struct sockaddr *)&sa);
   from->truncated = (m.msg_flags & MSG_TRUNC) != 0;
   return r;
@@ -120,8 +113,7 @@ static int dgram_uv_send(struct dgram *d, const void *data, size_t n, const stru
   if (to && len == 0) return ERR_NOFAMILY;
   do r = sendto(u->fd, data, n, PLATFORM_SEND_FLAGS, len ? (struct sockaddr *)&sa : NULL, len);
   while (r < 0 && errno == EINTR);
-  if (r >= 0) return 0;
-  return errno == EAGAIN ? ERR_AGAIN : -errno;
+  return r >= 0 ? 0 : failed_call(u, WATCH_OUT);
 }
 
 /* ---- multicast ------------------------------------------------------------------- */
@@ -242,16 +234,15 @@ static uint32_t dgram_uv_drops(const struct dgram *d) {
 
 /* ---- life ------------------------------------------------------------------------ */
 
-static void on_close(uv_handle_t *handle) {
-  struct dgram_uv *u = handle->data;
+static void on_closed(struct watch *w) {
+  struct dgram_uv *u = uv_of_watch(w);
   --*u->census;
   free(u);
 }
 
 static void dgram_uv_close(struct dgram *d) {
   struct dgram_uv *u = uv_of(d);
-  u->wanted = 0;
-  uv_close((uv_handle_t *)&u->poll, on_close);
+  watch_close(&u->watch);
   close(u->fd);
 }
 
@@ -302,16 +293,17 @@ static int prepare_and_bind(int fd, const struct sockaddr *sa, socklen_t len,
 }
 
 /* fd becomes the socket's, and is closed when this fails. */
-static int open_over(uv_loop_t *loop, int fd, struct dgram_uv **out) {
+static int open_over(struct poller *p, int fd, struct dgram_uv **out) {
   struct dgram_uv *u = calloc(1, sizeof *u);
-  int r = u ? uv_poll_init(loop, &u->poll, fd) : ERR_NOMEM;
+  int r = u ? watch_open(p, &u->watch, fd, WATCH_IN) : ERR_NOMEM;
   if (r) {
     free(u);
     close(fd);
     return r;
   }
   u->dgram.ops = &dgram_uv_ops;
-  u->poll.data = u;
+  u->watch.ready = on_watch;
+  u->watch.closed = on_closed;
   u->fd = fd;
   *out = u;
   return 0;
@@ -324,7 +316,7 @@ static bool takes_ip4(const struct addr *a) {
   return wildcard || memcmp(a->ip, ip4, sizeof ip4) == 0;
 }
 
-int dgram_uv_open(uv_loop_t *loop, unsigned *census, const struct addr *at,
+int dgram_uv_open(struct poller *p, unsigned *census, const struct addr *at,
                   const struct dgram_opts *opts, struct dgram **out) {
   struct sockaddr_storage sa;
   struct dgram_uv *u;
@@ -337,7 +329,7 @@ int dgram_uv_open(uv_loop_t *loop, unsigned *census, const struct addr *at,
     close(fd);
     return r;
   }
-  r = open_over(loop, fd, &u);
+  r = open_over(p, fd, &u);
   if (r) return r;
   u->ip6 = at->kind == ADDR_IP6;
   u->dual = u->ip6 && takes_ip4(at) && !opts->ipv6_only;

@@ -4,14 +4,11 @@
 #define LUNEWIRE_DGRAM_UV_H
 
 #include "dgram.h"
-#include "err.h"
-
-/* uv.h comes last: it takes back what err.h needs of <uv/errno.h>. */
-#include <uv.h>
+#include "poller.h"
 
 /* A UDP socket bound to an IP address.  *census, which must outlive it, counts it until it is
  * freed.  0 or a code. */
-int dgram_uv_open(uv_loop_t *loop, unsigned *census, const struct addr *at,
+int dgram_uv_open(struct poller *p, unsigned *census, const struct addr *at,
                   const struct dgram_opts *opts, struct dgram **out);
 
 #endif

@@ -1,4 +1,4 @@
-/* A link over a stream socket: a uv_poll_t that reports, and plain system calls.
+/* A link over a stream socket: a watch that reports, and plain system calls.
  *
  * What this is not: it uses nothing of libuv's streams, and makes no sockets. */
 #include "link_uv.h"
@@ -16,22 +16,25 @@ enum phase { CONNECTING, UP, FAILED };
 
 struct link_uv {
   struct link link;
-  uv_poll_t poll;
+  struct watch watch;
   unsigned *census;
   int fd;
   int end;     /* of reading, sticky: ERR_EOF or a code; 0: not yet */
   int failure; /* the system gave the connection up; it says so only once, so it is kept */
   uint8_t phase;
-  uint8_t wanted;
+  bool is_unix;
   bool shut;        /* our end was sent */
   bool lingers;     /* the owner set LINK_LINGER to some seconds */
   const char *path; /* this end's, of an accepted Unix socket, or NULL */
 };
 
-_Static_assert((int)LINK_IN == (int)UV_READABLE && (int)LINK_OUT == (int)UV_WRITABLE,
-               "libuv's events pass as the link's");
+_Static_assert((int)LINK_IN == (int)WATCH_IN && (int)LINK_OUT == (int)WATCH_OUT,
+               "the watch's events pass as the link's");
 
 static struct link_uv *uv_of(struct link *l) { return (struct link_uv *)(void *)l; }
+static struct link_uv *uv_of_watch(struct watch *w) {
+  return (struct link_uv *)(void *)((char *)w - offsetof(struct link_uv, watch));
+}
 
 /* ---- readiness ------------------------------------------------------------------- */
 
@@ -46,33 +49,13 @@ static void finish_connect(struct link_uv *u) {
   u->failure = connect_code(error);
 }
 
-static void on_poll(uv_poll_t *handle, int status, int events);
-
-/* Costs two system calls, one now and one in the next poll. */
-static void arm(struct link_uv *u) {
-  if (u->wanted)
-    uv_poll_start(&u->poll, u->wanted, on_poll);
-  else
-    uv_poll_stop(&u->poll);
-}
-
-/* status < 0 is libuv's word for an error on the socket: it has stopped the handle, though
- * there may be bytes before the error.  It is armed again, so that reports go on until the
- * owner has read that far and wants no more. */
-static void on_poll(uv_poll_t *handle, int status, int events) {
-  struct link_uv *u = handle->data;
-  unsigned seen = status < 0 ? u->wanted : (unsigned)events & u->wanted;
-  if (status < 0) arm(u);
+static void on_watch(struct watch *w, unsigned events) {
+  struct link_uv *u = uv_of_watch(w);
   if (u->phase == CONNECTING) finish_connect(u);
-  if (seen) u->link.ready(&u->link, seen);
+  u->link.ready(&u->link, events);
 }
 
-static void link_uv_want(struct link *l, unsigned events) {
-  struct link_uv *u = uv_of(l);
-  if (u->wanted == events) return;
-  u->wanted = (uint8_t)events;
-  arm(u);
-}
+static void link_uv_want(struct link *l, unsigned events) { watch_want(&uv_of(l)->watch, events); }
 
 /* ---- bytes ----------------------------------------------------------------------- */
 
@@ -87,19 +70,40 @@ static int stream_code(int error) { return error == ETIMEDOUT ? ERR_ABORTED : -e
 
 static ptrdiff_t read_end(struct link_uv *u) { return u->end == ERR_EOF ? 0 : u->end; }
 
+/* A read from a Unix socket stops behind bytes with which descriptors were sent; we drop them. */
+static ssize_t receive_beside(struct link_uv *u, void *to, size_t n) {
+  struct iovec v = {.iov_base = to, .iov_len = n};
+  struct msghdr m = {.msg_iov = &v, .msg_iovlen = 1};
+  ssize_t r = recvmsg(u->fd, &m, 0);
+  if (r >= 0 && (m.msg_flags & MSG_CTRUNC)) watch_distrust(&u->watch);
+  return r;
+}
+
 static ptrdiff_t link_uv_read(struct link *l, void *to, size_t n) {
   struct link_uv *u = uv_of(l);
   ssize_t r;
   if (u->phase != UP) return link_uv_state(l);
   if (u->end) return read_end(u);
-  do r = recv(u->fd, to, n, 0);
+  do r = u->is_unix ? receive_beside(u, to, n) : recv(u->fd, to, n, 0);
   while (r < 0 && errno == EINTR);
-  if (r > 0) return r;
-  if (r < 0 && errno == EAGAIN) return ERR_AGAIN;
+  if (r > 0) {
+    if ((size_t)r < n) watch_short(&u->watch);
+    return r;
+  }
+  if (r < 0 && errno == EAGAIN) {
+    watch_dry(&u->watch, WATCH_IN);
+    return ERR_AGAIN;
+  }
   /* An error that a write was told already looks like an orderly end from here. */
   if (r < 0 && !u->failure) u->failure = stream_code(errno);
   u->end = u->failure ? u->failure : ERR_EOF;
   return read_end(u);
+}
+
+static size_t total_of(const struct iovec *v, int count) {
+  size_t total = 0;
+  for (int i = 0; i < count; i++) total += v[i].iov_len;
+  return total;
 }
 
 /* One piece is the usual case, and the system has less to do for it. */
@@ -117,6 +121,7 @@ static ptrdiff_t link_uv_write(struct link *l, const struct iovec *v, int count)
   if (u->failure) return u->failure;
   do r = send_pieces(u->fd, v, count);
   while (r < 0 && errno == EINTR);
+  if (r < (ssize_t)total_of(v, count)) watch_dry(&u->watch, WATCH_OUT);
   if (r >= 0) return r;
   if (errno == EAGAIN) return ERR_AGAIN;
   if (errno == EPIPE) return ERR_PIPE;
@@ -148,8 +153,8 @@ static int set_linger(int fd, bool on, int seconds) {
   return setsockopt(fd, SOL_SOCKET, SO_LINGER, &how, sizeof how) == 0 ? 0 : -errno;
 }
 
-static void on_close(uv_handle_t *handle) {
-  struct link_uv *u = handle->data;
+static void on_closed(struct watch *w) {
+  struct link_uv *u = uv_of_watch(w);
   if (u->link.closed) u->link.closed(&u->link);
   --*u->census;
   free(u);
@@ -160,8 +165,7 @@ static void on_close(uv_handle_t *handle) {
 static void link_uv_close(struct link *l, bool reset) {
   struct link_uv *u = uv_of(l);
   if (reset || u->lingers) set_linger(u->fd, reset, 0);
-  u->wanted = 0;
-  uv_close((uv_handle_t *)&u->poll, on_close);
+  watch_close(&u->watch);
   close(u->fd);
   u->fd = -1;
 }
@@ -248,18 +252,21 @@ static const struct link_ops link_uv_ops = {
     .option = link_uv_option,
 };
 
-int link_uv_open(uv_loop_t *loop, unsigned *census, int fd, bool connecting, struct link **out) {
+int link_uv_open(struct poller *p, unsigned *census, int fd, int family, bool connecting,
+                 struct link **out) {
   struct link_uv *u = calloc(1, sizeof *u);
-  int r = u ? uv_poll_init(loop, &u->poll, fd) : ERR_NOMEM;
+  int r = u ? watch_open(p, &u->watch, fd, connecting ? WATCH_OUT : WATCH_IN) : ERR_NOMEM;
   if (r) {
     free(u);
     return r;
   }
   u->link.ops = &link_uv_ops;
   u->link.outside = true;
-  u->poll.data = u;
+  u->watch.ready = on_watch;
+  u->watch.closed = on_closed;
   u->census = census;
   u->fd = fd;
+  u->is_unix = family == AF_UNIX;
   u->phase = connecting ? CONNECTING : UP;
   ++*census;
   *out = &u->link;

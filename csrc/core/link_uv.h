@@ -7,14 +7,13 @@
 
 #include "err.h"
 #include "link.h"
+#include "poller.h"
 
-/* uv.h comes last: it takes back what err.h needs of <uv/errno.h>. */
-#include <uv.h>
-
-/* A link over fd, a stream socket; connecting: connect() has not answered yet.  fd becomes the
- * link's, and does not block any more; when this fails, it is left as it was.  *census, which
+/* A link over fd, a stream socket; connecting: connect() has not answered yet.  fd, which does not
+ * block, becomes the link's; when this fails, it is left as it was.  *census, which
  * must outlive the link, counts it until it is freed.  0 or a code. */
-int link_uv_open(uv_loop_t *loop, unsigned *census, int fd, bool connecting, struct link **out);
+int link_uv_open(struct poller *p, unsigned *census, int fd, int family, bool connecting,
+                 struct link **out);
 
 /* The name of this end of an accepted Unix socket, which the system would tell as bare bytes. */
 void link_uv_set_name(struct link *l, const struct addr *a);

@@ -16,7 +16,10 @@ int platform_accept(int fd, struct sockaddr *peer, socklen_t *len) {
   return accept4(fd, peer, len, SOCK_NONBLOCK | SOCK_CLOEXEC);
 }
 
-void platform_own(int fd) { fcntl(fd, F_SETFD, FD_CLOEXEC); }
+void platform_own(int fd) {
+  fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+  fcntl(fd, F_SETFD, FD_CLOEXEC);
+}
 
 size_t platform_in_flight(int fd) {
   int n = 0;
@@ -64,6 +67,7 @@ void platform_own(int fd) {
   int on = 1;
   setsockopt(fd, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
 #endif
+  fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
   fcntl(fd, F_SETFD, FD_CLOEXEC);
 }
 

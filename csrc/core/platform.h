@@ -23,7 +23,8 @@ enum { PLATFORM_SEND_FLAGS = 0 }; /* platform_socket and platform_accept set SO_
 int platform_socket(int family, int type);
 int platform_accept(int fd, struct sockaddr *peer, socklen_t *len);
 
-/* A socket that somebody else made does not survive exec any more, nor raises signals. */
+/* A socket that somebody else made neither blocks any more, nor survives exec, nor raises
+ * signals. */
 void platform_own(int fd);
 
 /* Bytes that the peer has not acknowledged; 0 where nobody can tell. */

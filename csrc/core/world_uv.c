@@ -26,7 +26,7 @@ enum {
 struct world_uv {
   struct world world;
   uv_loop_t loop;
-  uv_timer_t timer; /* ends a poll; stopped between polls */
+  struct poller *poller;
   struct resolver *resolver;
   struct signals signals;
   unsigned open; /* links, acceptors and datagram sockets not yet freed */
@@ -36,10 +36,9 @@ struct world_uv {
 
 struct acceptor_uv {
   struct acceptor acceptor;
-  uv_poll_t poll;
+  struct watch watch;
   struct world_uv *world;
   int fd;
-  bool wanted;
   struct addr at;        /* of a Unix socket, as it was given */
   struct unix_file file; /* of a Unix socket */
 };
@@ -56,47 +55,19 @@ static double world_uv_now(struct world *w) {
   return (double)uv_hrtime() / 1e9;
 }
 
-/* It may fire before the poll of the same uv_run, which then would sleep without it. */
-static void on_timer(uv_timer_t *t) { uv_stop(t->loop); }
-
-/* The loop's clock is the same in whole milliseconds, never ahead: a timer set by it does not
- * fire early.  Times past any life, INFINITY too, are cut to what fits. */
-static uint64_t timeout_until(const uv_loop_t *loop, double until) {
-  const double never = 9e15;
-  double ms = ceil(until * 1000);
-  uint64_t due = (uint64_t)(ms < never ? ms : never), now = uv_now(loop);
-  return due > now ? due - now : 0;
-}
-
-static void wait_until(struct world_uv *w, double until) {
-  if (isinf(until)) {
-    uv_run(&w->loop, UV_RUN_ONCE);
-    return;
-  }
-  uv_update_time(&w->loop);
-  uv_timer_start(&w->timer, on_timer, timeout_until(&w->loop, until), 0);
-  uv_run(&w->loop, UV_RUN_ONCE);
-  uv_timer_stop(&w->timer);
-}
-
-/* libuv does nothing in a loop in which only signals are watched: they do not count.  A timer does.
- */
-static void look(struct world_uv *w) {
-  const uint64_t far = 1000;
-  bool idle = w->signals.first && !uv_loop_alive(&w->loop);
-  if (idle) uv_timer_start(&w->timer, on_timer, far, 0);
-  uv_run(&w->loop, UV_RUN_NOWAIT);
-  if (idle) uv_timer_stop(&w->timer);
+/* Whole milliseconds, not fewer; a time past any life, INFINITY too, is none. */
+static int64_t patience(double until, double now) {
+  const double never = 9e12;
+  double ms = ceil((until - now) * 1000);
+  return ms < never ? (int64_t)ms : -1;
 }
 
 static bool world_uv_poll(struct world *base, double until) {
   struct world_uv *w = world_of(base);
-  if (world_run_posts(base) || until <= world_uv_now(base)) {
-    look(w);
-    return true;
-  }
-  if (isinf(until) && !uv_loop_alive(&w->loop)) return false;
-  wait_until(w, until);
+  double now = world_uv_now(base);
+  bool busy = world_run_posts(base) || until <= now;
+  if (!busy && isinf(until) && !poller_alive(w->poller)) return false;
+  poller_poll(w->poller, busy ? 0 : patience(until, now));
   return true;
 }
 
@@ -125,8 +96,8 @@ static int bind_from(int fd, const struct addr *from) {
 }
 
 /* A link over a socket of our own making, which is closed if there is no memory for it. */
-static int link_over(struct world_uv *w, int fd, bool connecting, struct link **out) {
-  int r = link_uv_open(&w->loop, &w->open, fd, connecting, out);
+static int link_over(struct world_uv *w, int fd, int family, bool connecting, struct link **out) {
+  int r = link_uv_open(w->poller, &w->open, fd, family, connecting, out);
   if (r) close(fd);
   return r;
 }
@@ -146,26 +117,28 @@ static int world_uv_dial(struct world *base, const struct addr *to, const struct
     close(fd);
     return r;
   }
-  return link_over(w, fd, connecting, out);
+  return link_over(w, fd, sa.ss_family, connecting, out);
 }
 
 /* ---- adopting -------------------------------------------------------------------- */
 
 /* Neither a file nor a datagram socket, and it has a peer, which one that listens has not. */
-static int check_connected(int fd) {
+static int check_connected(int fd, int *family) {
   struct sockaddr_storage sa;
   socklen_t len = sizeof sa;
   int type;
   socklen_t type_len = sizeof type;
   if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_len) != 0) return -errno;
   if (type != SOCK_STREAM) return ERR_PROTOTYPE;
-  return getpeername(fd, (struct sockaddr *)&sa, &len) == 0 ? 0 : -errno;
+  if (getpeername(fd, (struct sockaddr *)&sa, &len) != 0) return -errno;
+  *family = sa.ss_family;
+  return 0;
 }
 
 static int world_uv_adopt(struct world *base, int fd, struct link **out) {
   struct world_uv *w = world_of(base);
-  int r = check_connected(fd);
-  if (r == 0) r = link_uv_open(&w->loop, &w->open, fd, false, out);
+  int family, r = check_connected(fd, &family);
+  if (r == 0) r = link_uv_open(w->poller, &w->open, fd, family, false, out);
   if (r == 0) platform_own(fd);
   return r;
 }
@@ -193,18 +166,35 @@ static int bind_and_listen(int fd, const struct sockaddr *sa, socklen_t len,
   return bind(fd, sa, len) == 0 && listen(fd, opts->backlog) == 0 ? 0 : -errno;
 }
 
+static struct acceptor_uv *acceptor_of_watch(struct watch *w) {
+  return (struct acceptor_uv *)(void *)((char *)w - offsetof(struct acceptor_uv, watch));
+}
+
+static void on_acceptable(struct watch *w, unsigned events) {
+  struct acceptor_uv *a = acceptor_of_watch(w);
+  (void)events;
+  a->acceptor.ready(&a->acceptor);
+}
+
+static void on_acceptor_closed(struct watch *w) {
+  struct acceptor_uv *a = acceptor_of_watch(w);
+  a->world->open--;
+  free(a);
+}
+
 /* fd and its file become the acceptor's, and are gone when this fails. */
 static int acceptor_open(struct world_uv *w, int fd, struct unix_file *file,
                          struct acceptor_uv **out) {
   struct acceptor_uv *a = calloc(1, sizeof *a);
-  int r = a ? uv_poll_init(&w->loop, &a->poll, fd) : ERR_NOMEM;
+  int r = a ? watch_open(w->poller, &a->watch, fd, WATCH_IN) : ERR_NOMEM;
   if (r) {
     free(a);
     close(fd);
     unix_remove(file);
     return r;
   }
-  a->poll.data = a;
+  a->watch.ready = on_acceptable;
+  a->watch.closed = on_acceptor_closed;
   a->world = w;
   a->fd = fd;
   a->file = *file;
@@ -254,35 +244,16 @@ static int world_uv_accept(struct acceptor *base, struct link **out, struct addr
   struct acceptor_uv *a = acceptor_of(base);
   struct sockaddr_storage sa;
   int fd = next_client(a->fd, (struct sockaddr *)&sa, sizeof sa);
+  if (fd == ERR_AGAIN) watch_dry(&a->watch, WATCH_IN);
   if (fd < 0) return fd;
   addr_from_sockaddr(peer, (struct sockaddr *)&sa);
-  int r = link_over(a->world, fd, false, out);
+  int r = link_over(a->world, fd, sa.ss_family, false, out);
   if (r == 0 && a->at.kind == ADDR_UNIX) link_uv_set_name(*out, &a->at);
   return r;
 }
 
-static void on_acceptable(uv_poll_t *handle, int status, int events);
-
-static void acceptor_arm(struct acceptor_uv *a) {
-  if (a->wanted)
-    uv_poll_start(&a->poll, UV_READABLE, on_acceptable);
-  else
-    uv_poll_stop(&a->poll);
-}
-
-/* libuv stops a handle whose socket has an error; accept() takes the error away. */
-static void on_acceptable(uv_poll_t *handle, int status, int events) {
-  struct acceptor_uv *a = handle->data;
-  (void)events;
-  if (status < 0) acceptor_arm(a);
-  a->acceptor.ready(&a->acceptor);
-}
-
 static void world_uv_accept_want(struct acceptor *base, bool wanted) {
-  struct acceptor_uv *a = acceptor_of(base);
-  if (a->wanted == wanted) return;
-  a->wanted = wanted;
-  acceptor_arm(a);
+  watch_want(&acceptor_of(base)->watch, wanted ? WATCH_IN : 0u);
 }
 
 static int world_uv_accept_name(struct acceptor *base, struct addr *at) {
@@ -294,23 +265,17 @@ static int world_uv_accept_name(struct acceptor *base, struct addr *at) {
   return 0;
 }
 
-static void on_acceptor_closed(uv_handle_t *handle) {
-  struct acceptor_uv *a = handle->data;
-  a->world->open--;
-  free(a);
-}
-
 static void world_uv_accept_close(struct acceptor *base) {
   struct acceptor_uv *a = acceptor_of(base);
   unix_remove(&a->file);
-  uv_close((uv_handle_t *)&a->poll, on_acceptor_closed);
+  watch_close(&a->watch);
   close(a->fd);
 }
 
 static int world_uv_datagrams(struct world *base, const struct addr *at,
                               const struct dgram_opts *opts, struct dgram **out) {
   struct world_uv *w = world_of(base);
-  return dgram_uv_open(&w->loop, &w->open, at, opts, out);
+  return dgram_uv_open(w->poller, &w->open, at, opts, out);
 }
 
 /* ---- names and numbers ----------------------------------------------------------- */
@@ -341,11 +306,14 @@ static uint32_t world_uv_random(struct world *base) {
 static int world_uv_signal_start(struct world *base, struct signal_watch *s, int signum,
                                  bool once) {
   struct world_uv *w = world_of(base);
+  poller_touch(w->poller);
   return signals_start(&w->signals, &w->loop, s, signum, once);
 }
 
 static void world_uv_signal_stop(struct world *base, struct signal_watch *s) {
-  signals_stop(&world_of(base)->signals, s);
+  struct world_uv *w = world_of(base);
+  poller_touch(w->poller);
+  signals_stop(&w->signals, s);
 }
 
 /* ---- life ------------------------------------------------------------------------ */
@@ -355,9 +323,14 @@ static unsigned world_uv_open_count(struct world *base) {
   return w->open + base->pipes + resolver_pending(w->resolver);
 }
 
+/* The poller's watches are told that they are closed, then the loop's own handles. */
 static void loop_close(struct world_uv *w) {
-  do uv_run(&w->loop, UV_RUN_DEFAULT);
-  while (world_run_posts(&w->world));
+  while (w->open || w->world.first_post) {
+    world_run_posts(&w->world);
+    poller_poll(w->poller, 0);
+  }
+  poller_close(w->poller);
+  uv_run(&w->loop, UV_RUN_DEFAULT);
   int r = uv_loop_close(&w->loop);
   assert(r == 0 && "something of this world was not closed");
   (void)r;
@@ -367,7 +340,6 @@ static void world_uv_close(struct world *base) {
   struct world_uv *w = world_of(base);
   resolver_close(w->resolver);
   signals_close(&w->signals);
-  uv_close((uv_handle_t *)&w->timer, NULL);
   loop_close(w);
   free(w);
 }
@@ -395,11 +367,11 @@ static const struct world_ops world_uv_ops = {
 static int loop_open(struct world_uv *w) {
   int r = uv_loop_init(&w->loop);
   if (r) return r;
-  uv_timer_init(&w->loop, &w->timer);
   r = resolver_open(&w->loop, &w->resolver);
+  if (r == 0 && (r = poller_open(&w->loop, &w->poller)) != 0) resolver_close(w->resolver);
   if (r) {
-    uv_close((uv_handle_t *)&w->timer, NULL);
-    loop_close(w);
+    uv_run(&w->loop, UV_RUN_DEFAULT);
+    uv_loop_close(&w->loop);
   }
   return r;
 }
