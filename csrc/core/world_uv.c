@@ -137,7 +137,7 @@ static int check_connected(int fd, int *family) {
 
 static int world_uv_adopt(struct world *base, int fd, struct link **out) {
   struct world_uv *w = world_of(base);
-  int family, r = check_connected(fd, &family);
+  int family = AF_UNSPEC, r = check_connected(fd, &family);
   if (r == 0) r = link_uv_open(w->poller, &w->open, fd, family, false, out);
   if (r == 0) platform_own(fd);
   return r;
