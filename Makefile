@@ -6,7 +6,8 @@
 #   make check      warnings, formatting, analysis, layout, packaging
 #   make sanitize   the tests again under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make valgrind   the tests again under valgrind (slow)
-#   make bench      the benchmarks, if there are any
+#   make bench      installs peers and measures lunewire beside them, for 12 minutes
+#   make bench-quick   one short round of it: are all replies right?
 #   make docs       docs/reference.md, by ldoc, of the comments beside the code
 #   make install    into $(DESTDIR)$(PREFIX)
 #   make clean      removes build/
@@ -123,8 +124,42 @@ valgrind:
 	@$(AGAIN) all tests BUILD=$(BUILD)/valgrind CFLAGS="-O1 -g"
 	@.ci/suite valgrind $(BUILD)/valgrind $(SPEC)
 
-bench: all
-	@if [ -x bench/run ]; then bench/run; else echo "there are no benchmarks yet"; fi
+# ---- benchmarks -----------------------------------------------------------------------
+
+BENCH := $(BUILD)/bench
+BENCH_SERVERS := $(patsubst bench/servers/%.c,$(BENCH)/%,$(wildcard bench/servers/*.c))
+BENCH_GO := $(if $(shell command -v go 2>/dev/null),$(BENCH)/go)
+BENCH_SRC := $(sort $(wildcard bench/*.[ch] bench/*/*.[ch]))
+BENCH_LINK = $(CC) $(STRICT) $(INCLUDES) $(CFLAGS) $(CPPFLAGS) $(LDFLAGS)
+
+bench:
+	@.ci/need run
+	@.ci/need --try bench
+	@BUILD=$(BUILD) bench/run
+
+bench-quick:
+	@.ci/need run
+	@.ci/need --try bench
+	@BUILD=$(BUILD) bench/run --quick
+
+# What bench/run starts; it calls this itself.
+bench-build: all $(BENCH)/load $(BENCH_SERVERS) $(BENCH_GO)
+	@:
+
+$(BENCH)/load: $(sort $(wildcard bench/load/*.[ch])) $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	$(Q)$(BENCH_LINK) -o $@ $(filter %.c,$^) -lssl -lcrypto -lm
+
+$(BENCH_SERVERS): $(BENCH)/%: bench/servers/%.c $(wildcard bench/servers/*.h) $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	$(Q)$(BENCH_LINK) -o $@ $< $(LIBS)
+
+$(BENCH)/go: $(wildcard bench/servers/go/*)
+	@mkdir -p $(@D)
+	@echo "  GO    $@"
+	$(Q)GOCACHE=$(abspath $(BENCH)/gocache) go build -o $@ $(filter %.go,$^)
 
 docs:
 	@.ci/need docs
@@ -144,7 +179,8 @@ check-clang:
 
 check-format:
 	@echo "  FORMAT"
-	$(Q)clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(HEADERS) bench/*.c
+	$(Q)clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(HEADERS) \
+	  $(BENCH_SRC)
 
 check-tidy:
 	@echo "  TIDY  csrc"
@@ -171,5 +207,5 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all tests run test sanitize valgrind bench docs check check-gcc check-clang \
-  check-format check-tidy check-lua check-layout check-rock install clean FORCE
+.PHONY: all tests run test sanitize valgrind bench bench-quick bench-build docs check check-gcc \
+  check-clang check-format check-tidy check-lua check-layout check-rock install clean FORCE

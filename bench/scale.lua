@@ -3,9 +3,9 @@
 --   scale.lua [quick]
 --
 -- Prints, a line of key=value for each:
---   name=timers_idle     CPU of a loop that sleeps, with so many timers armed and with none
---   name=timers_echo     CPU of one echoed package, with so many timers armed and with none
---   name=channels        CPU of one message passed to a waiting task, of so many and of few
+--   name=timers_idle   CPU of a loop that sleeps for seconds=, with count= timers and with none
+--   name=timers_echo   CPU of one echoed package, with count= timers and with none
+--   name=channels      CPU of one message passed to a waiting task, of count= and of few
 -- cpu is the median with many, base_cpu that with none or few, both in µs and measured in turn.
 -- What this is not: a test of speed against others; each figure is compared with its own base.
 local wire = require "lunewire"
@@ -31,7 +31,8 @@ local function median(list)
 end
 
 local function report(name, count, many, base)
-  print(("name=%s count=%d cpu=%.3f base_cpu=%.3f"):format(name, count, median(many), median(base)))
+  local cpu, base_cpu = median(many), median(base)
+  print(("name=%s count=%d cpu=%.3f base_cpu=%.3f"):format(name, count, cpu, base_cpu))
 end
 
 -- ---- timers ------------------------------------------------------------------------------
@@ -76,7 +77,7 @@ local function echo(conn)
 end
 
 local function measure_timers()
-  report("timers_idle", TIMERS, compare_timers(1, idle))
+  report("timers_idle seconds=" .. IDLE_SECONDS, TIMERS, compare_timers(1, idle))
   local server = serve_echo()
   local conn <close> = assert(wire.connect(server:addr()))
   report("timers_echo", TIMERS, compare_timers(ROUNDS, function()
