@@ -7,6 +7,7 @@
 #   make sanitize   the tests again under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make valgrind   the tests again under valgrind (slow)
 #   make bench      the benchmarks, if there are any
+#   make bench-build   the load generator, build/bench/load, which a spec runs too
 #   make docs       docs/reference.md, by ldoc, of the comments beside the code
 #   make install    into $(DESTDIR)$(PREFIX)
 #   make clean      removes build/
@@ -35,13 +36,16 @@ CORE_SRC := $(sort $(wildcard csrc/core/*.c))
 BINDING_SRC := $(sort $(wildcard csrc/lua/*.c))
 TEST_SRC := $(sort $(wildcard spec/core/*.c))
 LUA_SRC := $(sort $(wildcard lua/lunewire/*.lua))
-HEADERS := $(sort $(wildcard csrc/*/*.h spec/core/*.h))
+LOAD_SRC := $(sort $(wildcard bench/load/*.c))
+HEADERS := $(sort $(wildcard csrc/*/*.h spec/core/*.h bench/load/*.h))
 
 CORE_OBJ := $(CORE_SRC:%.c=$(BUILD)/obj/%.o)
 BINDING_OBJ := $(BINDING_SRC:%.c=$(BUILD)/obj/%.o)
 TEST_OBJ := $(TEST_SRC:%.c=$(BUILD)/obj/%.o)
+LOAD_OBJ := $(LOAD_SRC:%.c=$(BUILD)/obj/%.o)
 MODULE := $(BUILD)/lunewire/core.so
 TESTS := $(BUILD)/core_tests
+LOAD := $(BUILD)/bench/load
 
 STRICT := -std=c11 -D_GNU_SOURCE -Wall -Wextra -Wshadow -Wconversion
 INCLUDES := $(patsubst %,-I%,$(sort $(LUA_INCDIR) $(UV_INCDIR) $(OPENSSL_INCDIR)))
@@ -72,6 +76,8 @@ all: $(MODULE)
 	@:
 tests: $(TESTS)
 	@:
+bench-build: $(LOAD)
+	@:
 
 $(MODULE): $(CORE_OBJ) $(BINDING_OBJ)
 	@mkdir -p $(@D)
@@ -79,6 +85,11 @@ $(MODULE): $(CORE_OBJ) $(BINDING_OBJ)
 	$(Q)$(LINK) $(SHARED) -o $@ $^ $(LIBS)
 
 $(TESTS): $(CORE_OBJ) $(TEST_OBJ)
+	@echo "  LINK  $@"
+	$(Q)$(LINK) -o $@ $^ $(LIBS)
+
+$(LOAD): $(LOAD_OBJ)
+	@mkdir -p $(@D)
 	@echo "  LINK  $@"
 	$(Q)$(LINK) -o $@ $^ $(LIBS)
 
@@ -96,7 +107,7 @@ $(BUILD)/flags: FORCE
 $(CORE_OBJ) $(BINDING_OBJ): EXTRA := -fvisibility=hidden
 $(TEST_OBJ): EXTRA := -Icsrc/core
 
--include $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d)
+-include $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(LOAD_OBJ:.o=.d)
 
 # ---- running and testing ------------------------------------------------------------
 
@@ -110,17 +121,17 @@ run:
 
 test:
 	@.ci/need run test
-	@$(AGAIN) all tests
+	@$(AGAIN) all tests bench-build
 	@.ci/suite plain $(BUILD) $(SPEC)
 
 sanitize:
 	@.ci/need run test
-	@$(AGAIN) all tests BUILD=$(BUILD)/sanitize SANITIZE=1 CC=gcc CFLAGS="-O1 -g"
+	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/sanitize SANITIZE=1 CC=gcc CFLAGS="-O1 -g"
 	@.ci/suite sanitize $(BUILD)/sanitize $(SPEC)
 
 valgrind:
 	@.ci/need run test valgrind
-	@$(AGAIN) all tests BUILD=$(BUILD)/valgrind CFLAGS="-O1 -g"
+	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/valgrind CFLAGS="-O1 -g"
 	@.ci/suite valgrind $(BUILD)/valgrind $(SPEC)
 
 bench: all
@@ -137,14 +148,15 @@ check:
 	@$(AGAIN) -k check-gcc check-clang check-format check-tidy check-lua check-layout check-rock
 
 check-gcc:
-	@$(AGAIN) all tests BUILD=$(BUILD)/check/gcc CC=gcc WERROR=1
+	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/check/gcc CC=gcc WERROR=1
 
 check-clang:
-	@$(AGAIN) all tests BUILD=$(BUILD)/check/clang CC=$(CLANG) WERROR=1
+	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/check/clang CC=$(CLANG) WERROR=1
 
 check-format:
 	@echo "  FORMAT"
-	$(Q)clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(HEADERS) bench/*.c
+	$(Q)clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(LOAD_SRC) $(HEADERS) \
+	  $(wildcard bench/*.c)
 
 check-tidy:
 	@echo "  TIDY  csrc"
@@ -171,5 +183,5 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all tests run test sanitize valgrind bench docs check check-gcc check-clang \
+.PHONY: all tests run test sanitize valgrind bench bench-build docs check check-gcc check-clang \
   check-format check-tidy check-lua check-layout check-rock install clean FORCE
