@@ -8,6 +8,7 @@
 #   make valgrind   the tests again under valgrind (slow)
 #   make bench      installs peers and measures lunewire beside them, for 12 minutes
 #   make bench-quick   one short round of it: are all replies right?
+#   make bench-build   what it runs, build/bench/*, which specs run too
 #   make docs       docs/reference.md, by ldoc, of the comments beside the code
 #   make install    into $(DESTDIR)$(PREFIX)
 #   make clean      removes build/
@@ -36,13 +37,20 @@ CORE_SRC := $(sort $(wildcard csrc/core/*.c))
 BINDING_SRC := $(sort $(wildcard csrc/lua/*.c))
 TEST_SRC := $(sort $(wildcard spec/core/*.c))
 LUA_SRC := $(sort $(wildcard lua/lunewire/*.lua))
-HEADERS := $(sort $(wildcard csrc/*/*.h spec/core/*.h))
+LOAD_SRC := $(sort $(wildcard bench/load/*.c))
+FLOOR_SRC := $(sort $(wildcard bench/servers/*.c))
+HEADERS := $(sort $(wildcard csrc/*/*.h spec/core/*.h bench/*/*.h))
 
 CORE_OBJ := $(CORE_SRC:%.c=$(BUILD)/obj/%.o)
 BINDING_OBJ := $(BINDING_SRC:%.c=$(BUILD)/obj/%.o)
 TEST_OBJ := $(TEST_SRC:%.c=$(BUILD)/obj/%.o)
+LOAD_OBJ := $(LOAD_SRC:%.c=$(BUILD)/obj/%.o)
+FLOOR_OBJ := $(FLOOR_SRC:%.c=$(BUILD)/obj/%.o)
 MODULE := $(BUILD)/lunewire/core.so
 TESTS := $(BUILD)/core_tests
+LOAD := $(BUILD)/bench/load
+FLOORS := $(FLOOR_SRC:bench/servers/%.c=$(BUILD)/bench/%)
+GO := $(if $(shell command -v go 2>/dev/null),$(BUILD)/bench/go)
 
 STRICT := -std=c11 -D_GNU_SOURCE -Wall -Wextra -Wshadow -Wconversion
 INCLUDES := $(patsubst %,-I%,$(sort $(LUA_INCDIR) $(UV_INCDIR) $(OPENSSL_INCDIR)))
@@ -73,6 +81,8 @@ all: $(MODULE)
 	@:
 tests: $(TESTS)
 	@:
+bench-build: $(LOAD) $(FLOORS) $(GO)
+	@:
 
 $(MODULE): $(CORE_OBJ) $(BINDING_OBJ)
 	@mkdir -p $(@D)
@@ -82,6 +92,18 @@ $(MODULE): $(CORE_OBJ) $(BINDING_OBJ)
 $(TESTS): $(CORE_OBJ) $(TEST_OBJ)
 	@echo "  LINK  $@"
 	$(Q)$(LINK) -o $@ $^ $(LIBS)
+
+$(LOAD): $(LOAD_OBJ)
+$(FLOORS): $(BUILD)/bench/%: $(BUILD)/obj/bench/servers/%.o
+$(LOAD) $(FLOORS):
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	$(Q)$(LINK) -o $@ $^ $(LIBS)
+
+$(GO): $(wildcard bench/servers/go/*.go)
+	@mkdir -p $(@D)
+	@echo "  GO    $@"
+	$(Q)CGO_ENABLED=0 GOCACHE=$(abspath $(@D)/gocache) go build -o $@ $^
 
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
@@ -97,7 +119,8 @@ $(BUILD)/flags: FORCE
 $(CORE_OBJ) $(BINDING_OBJ): EXTRA := -fvisibility=hidden
 $(TEST_OBJ): EXTRA := -Icsrc/core
 
--include $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d)
+-include $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(LOAD_OBJ:.o=.d) \
+  $(FLOOR_OBJ:.o=.d)
 
 # ---- running and testing ------------------------------------------------------------
 
@@ -111,26 +134,18 @@ run:
 
 test:
 	@.ci/need run test
-	@$(AGAIN) all tests
+	@$(AGAIN) all tests bench-build
 	@.ci/suite plain $(BUILD) $(SPEC)
 
 sanitize:
 	@.ci/need run test
-	@$(AGAIN) all tests BUILD=$(BUILD)/sanitize SANITIZE=1 CC=gcc CFLAGS="-O1 -g"
+	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/sanitize SANITIZE=1 CC=gcc CFLAGS="-O1 -g"
 	@.ci/suite sanitize $(BUILD)/sanitize $(SPEC)
 
 valgrind:
 	@.ci/need run test valgrind
-	@$(AGAIN) all tests BUILD=$(BUILD)/valgrind CFLAGS="-O1 -g"
+	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/valgrind CFLAGS="-O1 -g"
 	@.ci/suite valgrind $(BUILD)/valgrind $(SPEC)
-
-# ---- benchmarks -----------------------------------------------------------------------
-
-BENCH := $(BUILD)/bench
-BENCH_SERVERS := $(patsubst bench/servers/%.c,$(BENCH)/%,$(wildcard bench/servers/*.c))
-BENCH_GO := $(if $(shell command -v go 2>/dev/null),$(BENCH)/go)
-BENCH_SRC := $(sort $(wildcard bench/*.[ch] bench/*/*.[ch]))
-BENCH_LINK = $(CC) $(STRICT) $(INCLUDES) $(CFLAGS) $(CPPFLAGS) $(LDFLAGS)
 
 bench:
 	@.ci/need run
@@ -141,25 +156,6 @@ bench-quick:
 	@.ci/need run
 	@.ci/need --try bench
 	@BUILD=$(BUILD) bench/run --quick
-
-# What bench/run starts; it calls this itself.
-bench-build: all $(BENCH)/load $(BENCH_SERVERS) $(BENCH_GO)
-	@:
-
-$(BENCH)/load: $(sort $(wildcard bench/load/*.[ch])) $(BUILD)/flags
-	@mkdir -p $(@D)
-	@echo "  LINK  $@"
-	$(Q)$(BENCH_LINK) -o $@ $(filter %.c,$^) -lssl -lcrypto -lm
-
-$(BENCH_SERVERS): $(BENCH)/%: bench/servers/%.c $(wildcard bench/servers/*.h) $(BUILD)/flags
-	@mkdir -p $(@D)
-	@echo "  LINK  $@"
-	$(Q)$(BENCH_LINK) -o $@ $< $(LIBS)
-
-$(BENCH)/go: $(wildcard bench/servers/go/*)
-	@mkdir -p $(@D)
-	@echo "  GO    $@"
-	$(Q)GOCACHE=$(abspath $(BENCH)/gocache) go build -o $@ $(filter %.go,$^)
 
 docs:
 	@.ci/need docs
@@ -172,15 +168,15 @@ check:
 	@$(AGAIN) -k check-gcc check-clang check-format check-tidy check-lua check-layout check-rock
 
 check-gcc:
-	@$(AGAIN) all tests BUILD=$(BUILD)/check/gcc CC=gcc WERROR=1
+	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/check/gcc CC=gcc WERROR=1
 
 check-clang:
-	@$(AGAIN) all tests BUILD=$(BUILD)/check/clang CC=$(CLANG) WERROR=1
+	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/check/clang CC=$(CLANG) WERROR=1
 
 check-format:
 	@echo "  FORMAT"
-	$(Q)clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(HEADERS) \
-	  $(BENCH_SRC)
+	$(Q)clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(LOAD_SRC) \
+	  $(FLOOR_SRC) $(HEADERS)
 
 check-tidy:
 	@echo "  TIDY  csrc"
