@@ -126,6 +126,26 @@ valgrind:
 bench: all
 	@if [ -x bench/run ]; then bench/run; else echo "there are no benchmarks yet"; fi
 
+# What lunewire is measured against, as far as it is compiled; Go only where it is installed.
+BENCH := $(BUILD)/bench
+BENCH_FLAGS ?= -O2
+
+bench-servers: $(addprefix $(BENCH)/,epoll epoll_tls uv $(if $(shell command -v go),go))
+
+$(BENCH)/uv: NEEDS := -luv
+$(BENCH)/epoll_tls: NEEDS := -lssl -lcrypto
+
+$(BENCH)/%: bench/servers/%.c $(wildcard bench/servers/*.h)
+	@mkdir -p $(@D)
+	@echo "  CC    $<"
+	$(Q)$(CC) $(STRICT) $(if $(WERROR),-Werror) $(INCLUDES) $(BENCH_FLAGS) -o $@ $< \
+	  $(filter -L%,$(LIBS)) $(NEEDS)
+
+$(BENCH)/go: bench/servers/go/main.go
+	@mkdir -p $(@D)
+	@echo "  GO    $<"
+	$(Q)CGO_ENABLED=0 go build -o $@ $<
+
 docs:
 	@.ci/need docs
 	.ci/reference docs/reference.md
@@ -171,5 +191,5 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all tests run test sanitize valgrind bench docs check check-gcc check-clang \
+.PHONY: all tests run test sanitize valgrind bench bench-servers docs check check-gcc check-clang \
   check-format check-tidy check-lua check-layout check-rock install clean FORCE
