@@ -116,7 +116,7 @@ $(BUILD)/flags: FORCE
 	@echo '$(COMPILE) $(LINK)' | cmp -s - $@ || echo '$(COMPILE) $(LINK)' > $@
 
 # The unit tests are a program, which shows its defaults to the sanitizers' library.
-$(CORE_OBJ) $(BINDING_OBJ): EXTRA := -fvisibility=hidden
+$(CORE_OBJ) $(BINDING_OBJ) $(FLOOR_OBJ): EXTRA := -fvisibility=hidden
 $(TEST_OBJ): EXTRA := -Icsrc/core
 
 -include $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(LOAD_OBJ:.o=.d) \
