@@ -128,6 +128,14 @@ describe("bench/report.lua's tables", function()
     assert.is_truthy(output:find("Medians of 3 interleaved rounds, 1 s each.\n", 1, true))
   end)
 
+  it("say how much the floors were disturbed, and that it was much", function()
+    local floor = HEAD .. results("echo1", "uv", { 1000 }, 2)
+    local much = "That is much: others used it, and the figures are not to be trusted.\n"
+    assert.is_truthy(report(floor):find("at most 50 % of its time. " .. much, 1, true))
+    local calm = floor:gsub("waited_ns=%d+", "waited_ns=40000")
+    assert.is_truthy(report(calm):find("at most 2 % of its time.\n", 1, true))
+  end)
+
   it("refuse a line that they do not know", function()
     local output, ok = report(HEAD .. "bogus line\n")
     assert.is_false(ok)
@@ -158,6 +166,11 @@ describe("bench/report.lua's targets", function()
     assert.are.same({ "–", "not measured" }, judged("", PEERS))
     assert.are.same({ "–; –", "not measured; not measured" }, judged("", MEMORY))
     assert.are.same({ "–", "not measured" }, judged("", TIMERS))
+  end)
+
+  it("are not judged by fewer than three rounds", function()
+    assert.is_truthy(report(HEAD):find("### Targets", 1, true))
+    assert.is_nil(report((HEAD:gsub("rounds=3", "rounds=2"))):find("### Targets", 1, true))
   end)
 
   it("are met from their limit on", function()
@@ -235,7 +248,9 @@ describe("bench/report.lua's charts", function()
   end)
 
   it("leave out what was not measured", function()
-    assert.are.equal("", drawn "absent echo1 uv not installed\n")
+    local memory_alone = drawn("absent echo1 uv not installed\n" .. memory("idle", "uv", 5000))
+    assert.is_nil(memory_alone:find("Echo", 1, true))
+    assert.are.equal("text title Not measured yet\n", drawn "absent echo1 uv not installed\n")
   end)
 end)
 

@@ -1,7 +1,7 @@
 -- The servers of bench/servers are what they claim to be: each mode gives every byte back, however
 -- it came, and takes no more from a peer that does not read.  What was not right would not be fast.
--- What this is not: a measurement.  A server whose Debian package is missing is left out; the compiled
--- ones come from `make bench-build`.
+-- What this is not: a measurement.  A server whose Debian package is missing is left out; what is
+-- compiled comes from `make bench-build`.
 local assert = require "luassert"
 local busted = require "busted"
 local bytes = require "spec.bytes"

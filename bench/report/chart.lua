@@ -125,6 +125,7 @@ end
 -- out(text) takes each line.
 function chart.print(book, out)
   local panels = panels_of(book)
+  if not panels[1] then panels[1] = { title = "Not measured yet", bars = {} } end
   local height = place(panels, function() end)
   local label = "Bar charts of the speed and memory of lunewire beside other servers"
   out((HEAD:format(WIDTH, height, WIDTH, height, escaped(label)):gsub("\n$", "")))

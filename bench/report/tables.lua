@@ -7,6 +7,8 @@ local tables = {}
 
 local NONE <const> = "–"
 local LONG <const> = 1024 -- bytes: messages from here on are told in MB/s too
+local MUCH <const> = 0.1  -- of its time: who waits longer for its core is disturbed
+local FEW <const> = 3     -- rounds: fewer judge nothing
 
 -- ---- cells -------------------------------------------------------------------------------
 
@@ -170,6 +172,7 @@ local function joined(parts, field)
 end
 
 local function print_targets(out, book)
+  if book.setup.rounds < FEW then return end
   out "### Targets"
   out ""
   print_table(out, {
@@ -178,6 +181,23 @@ local function print_targets(out, book)
     { head = "figure", text = true, cell = function(r) return joined(r.parts, "text") end },
     { head = "met", text = true, cell = function(r) return joined(r.parts, "met") end },
   }, targets.judge(book))
+end
+
+-- The share of its time that a floor was ready to run and did not, in the scenario where that was
+-- most.  Floors have one thread, so that nobody of their own is in the way.
+local function most_waited(book)
+  local most = 0
+  for _, scenario in ipairs(book.scenarios) do
+    most = math.max(most, book:median(scenario.key, scenario.floor, "waited") or 0)
+  end
+  return most
+end
+
+local function print_disturbance(out, book)
+  local most = most_waited(book)
+  out(("A floor waited for its core at most %s of its time.%s"):format(percent(most),
+    most > MUCH and " That is much: others used it, and the figures are not to be trusted." or ""))
+  out ""
 end
 
 local function print_machine(out, book)
@@ -207,6 +227,7 @@ function tables.print(book, out)
   print_setup(out, book)
   for _, scenario in ipairs(book.scenarios) do print_scenario(out, book, scenario) end
   print_scale(out, book)
+  print_disturbance(out, book)
   print_targets(out, book)
   print_machine(out, book)
 end

@@ -63,7 +63,7 @@ local handlers = {
   line = lines,
   bulk = packages(4, 16 * MEGABYTE),
   once = once,
-  tls = packages(2, 65535),
+  tls = package.searchpath("_openssl", package.cpath) and packages(2, 65535), -- luaossl's
 }
 
 local function tls_context()
