@@ -87,7 +87,7 @@ static void visit_serve(struct load *l, void *who, uint32_t events) {
   struct once *o = l->state;
   struct visit *v = who;
   size_t room = l->pattern.len + 1;
-  bool is_over = false;
+  bool is_over = false, has_ended = (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) == EPOLLRDHUP;
   if (!v->is_open) return; /* it only tells that it is not connected */
   if (events & EPOLLOUT) visit_send(l, v);
   while (!is_over) {
@@ -95,7 +95,7 @@ static void visit_serve(struct load *l, void *who, uint32_t events) {
     if (n < 0 && errno == EAGAIN) return;
     if (n < 0) die("connection %u: %s", v->id, strerror(errno));
     visit_check(l, v, o->page, (size_t)n);
-    is_over = n == 0 || (events & EPOLLRDHUP && (size_t)n < room);
+    is_over = n == 0 || (has_ended && (size_t)n < room);
   }
   visit_end(l, v);
 }
