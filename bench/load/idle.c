@@ -29,6 +29,7 @@ static struct memory read_memory(int pid) {
 }
 
 static void run(struct load *l, bool tls) {
+  if (!l->pid) die("whose memory? --pid says it");
   if (l->few >= l->many) die("--few must be less than --many");
   l->depth = 1;
   stream_prepare(l, l->many, tls, true);

@@ -64,6 +64,12 @@ void set_server(struct load *l, const char *host, int port);
  * its way.  Where the system has no port left, it comes from another loopback address. */
 int dial(struct load *l, int type);
 
+/* Ends a stream in an orderly way on this side too, but keeps its socket for redial. */
+void hang_up(int fd);
+
+/* Connects such a socket anew -> false if the system has no port left for it. */
+bool redial(struct load *l, int fd);
+
 /* ---- loop.c ---- */
 
 void loop_open(struct load *l);

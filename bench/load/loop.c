@@ -9,7 +9,8 @@
 
 enum { EVENTS = 256 }; /* reports taken at once */
 
-static const double WARM_UP = 0.2; /* seconds before counting begins */
+/* Seconds before counting begins, or as many as are counted if those are fewer. */
+static const double WARM_UP = 0.2;
 
 void loop_open(struct load *l) {
   l->epoll = epoll_create1(0);
@@ -59,7 +60,7 @@ static void print_result(const struct load *l, const struct histogram *h, double
 
 void measure(struct load *l) {
   l->now = now_ns();
-  loop_until(l, l->now + to_ns(WARM_UP));
+  loop_until(l, l->now + to_ns(l->seconds < WARM_UP ? l->seconds : WARM_UP));
   memset(&l->times, 0, sizeof l->times);
   uint64_t begin = l->now;
   loop_until(l, begin + to_ns(l->seconds));

@@ -67,6 +67,7 @@ static const struct mode *read_arguments(struct load *l, int argc, char **argv, 
                                           {"pid", required_argument, NULL, 'p'},
                                           {"patience", required_argument, NULL, 'w'},
                                           {NULL, 0, NULL, 0}};
+  opterr = 0;
   for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
     if (option == 'c') l->conns = (int)number("--conns", optarg, 1, 60000);
     if (option == 'd') l->depth = (int)number("--depth", optarg, 1, 65536);

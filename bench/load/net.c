@@ -34,15 +34,23 @@ static void bind_source(int fd, int source) {
   if (bind(fd, (struct sockaddr *)&from, sizeof from) != 0) die("bind: %s", strerror(errno));
 }
 
+/* For want of a port TCP says the one, UDP the other. */
+static bool is_without_port(int error) { return error == EADDRNOTAVAIL || error == EAGAIN; }
+
+bool redial(struct load *l, int fd) {
+  if (connect(fd, (struct sockaddr *)&l->server, sizeof l->server) == 0) return true;
+  if (errno == EINPROGRESS) return true;
+  if (!is_without_port(errno)) die("connect: %s", strerror(errno));
+  return false;
+}
+
 /* -1: there is no port left. */
 static int dial_from(struct load *l, int type, int source) {
   int on = 1, fd = socket(AF_INET, type | SOCK_NONBLOCK, 0);
   if (fd < 0) die("socket: %s", strerror(errno));
   if (source) bind_source(fd, source);
   if (type == SOCK_STREAM) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  if (connect(fd, (struct sockaddr *)&l->server, sizeof l->server) == 0 || errno == EINPROGRESS)
-    return fd;
-  if (errno != EADDRNOTAVAIL) die("connect: %s", strerror(errno));
+  if (redial(l, fd)) return fd;
   close(fd);
   return -1;
 }
@@ -54,4 +62,10 @@ int dial(struct load *l, int type) {
     l->source = (l->source + 1) % (SOURCES + 1);
   }
   die("connect: no port is left");
+}
+
+void hang_up(int fd) {
+  struct sockaddr nobody = {.sa_family = AF_UNSPEC};
+  if (shutdown(fd, SHUT_WR) != 0 || connect(fd, &nobody, sizeof nobody) != 0)
+    die("disconnect: %s", strerror(errno));
 }

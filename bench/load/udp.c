@@ -60,7 +60,7 @@ static void peer_send(struct load *l, struct peer *p, struct slot *slot) {
 
 /* Two answers to one datagram are wrong, unless it was taken for lost. */
 static void peer_take_late(struct peer *p, uint32_t number) {
-  if (p->late == p->lost) die("socket %u: datagram %u came back twice", p->id, number);
+  if (p->late == p->lost) die("socket %u: datagram %u came back unawaited", p->id, number);
   p->late++;
 }
 
