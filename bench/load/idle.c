@@ -28,15 +28,20 @@ static struct memory read_memory(int pid) {
   return (struct memory){.rss = rss * 1024, .pss = pss * 1024};
 }
 
+/* A turn in which nothing comes shows that the server did not end any of them. */
+static struct memory memory_with(struct load *l, int conns) {
+  stream_open(l, conns);
+  loop_turn(l);
+  return read_memory(l->pid);
+}
+
 static void run(struct load *l, bool tls) {
   if (!l->pid) die("whose memory? --pid says it");
   if (l->few >= l->many) die("--few must be less than --many");
   l->depth = 1;
   stream_prepare(l, l->many, tls, true);
-  stream_open(l, l->few);
-  struct memory few = read_memory(l->pid);
-  stream_open(l, l->many);
-  struct memory many = read_memory(l->pid);
+  struct memory few = memory_with(l, l->few);
+  struct memory many = memory_with(l, l->many);
   int conns = l->many - l->few;
   printf("few=%d many=%d rss_per_conn=%" PRId64 " pss_per_conn=%" PRId64 "\n", l->few, l->many,
          (many.rss - few.rss) / conns, (many.pss - few.pss) / conns);

@@ -27,7 +27,7 @@ struct load {
 
   /* What each mode sets before its first turn of the loop. */
   void (*serve)(struct load *l, void *who, uint32_t events);
-  void (*tick)(struct load *l); /* if any, called every TICK_MS at least */
+  void (*tick)(struct load *l); /* of a mode where messages may be lost: every TICK_MS at least */
   bool (*is_drained)(const struct load *l);
   void *state; /* the mode's own */
 

@@ -85,7 +85,8 @@ static const struct mode *read_arguments(struct load *l, int argc, char **argv, 
 }
 
 int main(int argc, char **argv) {
-  struct load *l = allocate(1, sizeof *l);
+  static struct load load; /* from which everything can be reached until the program ends */
+  struct load *l = &load;
   const char *size = "64";
   l->conns = 64;
   l->depth = 1;

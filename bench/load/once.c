@@ -108,16 +108,17 @@ static bool is_drained(const struct load *l) {
 }
 
 void run_once(struct load *l) {
-  struct once o = {.page = allocate(l->pattern.len + 1, 1)};
-  o.visits = allocate((size_t)l->conns, sizeof *o.visits);
-  l->state = &o;
+  struct once *o = allocate(1, sizeof *o);
+  o->page = allocate(l->pattern.len + 1, 1);
+  o->visits = allocate((size_t)l->conns, sizeof *o->visits);
+  l->state = o;
   l->serve = visit_serve;
   l->is_drained = is_drained;
   l->phase = RUNNING;
   loop_open(l);
   for (int i = 0; i < l->conns; i++) {
-    o.visits[i].id = (uint32_t)i;
-    visit_begin(l, &o.visits[i]);
+    o->visits[i].id = (uint32_t)i;
+    visit_begin(l, &o->visits[i]);
   }
   measure(l);
 }
