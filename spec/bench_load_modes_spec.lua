@@ -234,6 +234,42 @@ describe("bench/load in the modes idle and idle-tls", function()
   end)
 end)
 
+-- ---- the server's process --------------------------------------------------------------
+
+describe("bench/load --pid", function()
+  -- The first message of each connection costs a second of CPU.
+  local SLOW_TO_BEGIN <const> = [[
+    local wire = require "lunewire"
+    local server = assert(wire.serve("127.0.0.1:0", function(conn)
+      local from = os.clock()
+      for data in conn:pkgs() do
+        while os.clock() < from + 1 do end
+        conn:send_pkg(data)
+      end
+    end))
+    io.stdout:setvbuf "line"
+    print(server:port())
+    wire.run()]]
+
+  it("tells the CPU of the server while messages are counted, and not before", function()
+    local server = support.lua(SLOW_TO_BEGIN)
+    local port = tonumber(server:line())
+    local f = passes("length", port, "--conns 1 --seconds 0.2 --pid " .. server.process)
+    assert.is_true(f.cpu_ns > 0)
+    assert.is_true(f.cpu_ns + f.waited_ns < (f.seconds + 0.1) * 1e9)
+  end)
+
+  it("tells none without it", function()
+    local _ <close>, port = serve "length"
+    assert.is_nil(passes("length", port).cpu_ns)
+  end)
+
+  it("fails when there is no such process", function()
+    local _ <close>, port = serve "length"
+    fails("/proc/1073741824/task", "length", port, "--pid " .. (1 << 30))
+  end)
+end)
+
 -- ---- misuse --------------------------------------------------------------------------
 
 describe("bench/load", function()

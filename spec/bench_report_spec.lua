@@ -46,7 +46,7 @@ scenario idle-tls uv Idle TLS memory
 ]]
 
 local RESULT <const> = "result scenario=%s server=%s round=%d messages_per_s=%d p50_us=%d " ..
-  "p99_us=%d total=%d cpu_ns=%d waited_ns=%d size=%d mb_per_s=%d\n"
+  "p99_us=%d messages=%d cpu_ns=%d waited_ns=%d size=%d mb_per_s=%d\n"
 
 -- A line for each rate, in rounds from 1; each message costs cpu µs.
 local function results(scenario, server, rates, cpu, size)

@@ -52,6 +52,17 @@ void *allocate(size_t count, size_t size);
 uint64_t now_ns(void);
 uint64_t to_ns(double seconds);
 
+/* ---- cpu.c ---- */
+
+/* Nanoseconds that a process has run, and that it was ready to run and had no core. */
+struct cpu {
+  int64_t ran, waited;
+};
+
+/* Of all threads that it has now, so that it is less once one has ended; zeroes if the kernel does
+ * not count them. */
+struct cpu read_cpu(int pid);
+
 /* ---- net.c ---- */
 
 /* As many descriptors as the system permits. */
@@ -81,7 +92,8 @@ void loop_watch(struct load *l, int how, int fd, uint32_t events, void *who);
 void loop_turn(struct load *l);
 
 /* Warms up, counts for l->seconds, waits for what is in flight, prints the line.  Connections
- * are open and busy.  The line comes last: it says that all of it was right. */
+ * are open and busy.  With l->pid the CPU of that process is counted as long.  The line comes last:
+ * it says that all of it was right. */
 void measure(struct load *l);
 
 /* ---- the modes ---- */

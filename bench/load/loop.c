@@ -1,6 +1,7 @@
 /* The loop and the course of a measurement; see load.h.
  * What this is not: it knows nothing of what the connections carry. */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -47,25 +48,48 @@ static void drain(struct load *l) {
   while (!l->is_drained(l)) loop_turn(l);
 }
 
-static void print_result(const struct load *l, const struct histogram *h, double seconds) {
+/* What was counted while messages were. */
+struct result {
+  struct histogram times;
+  struct cpu cpu;
+  double seconds;
+};
+
+static void print_result(const struct load *l, const struct result *r) {
+  const struct histogram *h = &r->times;
+  double seconds = r->seconds;
   double rate = (double)h->total / seconds;
   printf("conns=%d depth=%d size=%zu seconds=%.3f messages=%llu messages_per_s=%.0f "
          "mb_per_s=%.1f p50_us=%.1f p99_us=%.1f p999_us=%.1f max_us=%.1f total=%llu",
          l->conns, l->depth, l->pattern.size, seconds, (unsigned long long)h->total, rate,
          rate * (double)l->pattern.size / 1e6, histogram_us(h, 0.5), histogram_us(h, 0.99),
          histogram_us(h, 0.999), (double)h->max / 1e3, (unsigned long long)l->total);
+  if (l->pid) printf(" cpu_ns=%" PRId64 " waited_ns=%" PRId64, r->cpu.ran, r->cpu.waited);
   if (l->tick) printf(" lost=%llu", (unsigned long long)l->lost);
   printf("\n");
+}
+
+static struct cpu cpu_of_server(const struct load *l) {
+  return l->pid ? read_cpu(l->pid) : (struct cpu){0, 0};
+}
+
+static struct result count(struct load *l) {
+  struct cpu before = cpu_of_server(l);
+  uint64_t begin = now_ns();
+  memset(&l->times, 0, sizeof l->times);
+  loop_until(l, begin + to_ns(l->seconds));
+  double seconds = (double)(l->now - begin) / 1e9;
+  struct cpu after = cpu_of_server(l);
+  return (struct result){
+      .times = l->times,
+      .cpu = {.ran = after.ran - before.ran, .waited = after.waited - before.waited},
+      .seconds = seconds};
 }
 
 void measure(struct load *l) {
   l->now = now_ns();
   loop_until(l, l->now + to_ns(l->seconds < WARM_UP ? l->seconds : WARM_UP));
-  memset(&l->times, 0, sizeof l->times);
-  uint64_t begin = l->now;
-  loop_until(l, begin + to_ns(l->seconds));
-  double seconds = (double)(l->now - begin) / 1e9;
-  struct histogram counted = l->times;
+  struct result counted = count(l);
   drain(l);
-  print_result(l, &counted, seconds);
+  print_result(l, &counted);
 }

@@ -1,6 +1,7 @@
 /* An independent load generator for echo servers.
  *
  *   load MODE HOST PORT [--conns C] [--depth D] [--size S] [--seconds T] [--patience P]
+ *                       [--pid PID]
  *   load idle|idle-tls HOST PORT --pid PID [--few N] [--many N] [--size S] [--patience P]
  *
  *   length    packages: a 2-byte big-endian length, then so many bytes
@@ -13,6 +14,7 @@
  *   idle, idle-tls   opens few connections, then many, each echoes one package and stays silent;
  *             what is compared is the memory of the process PID
  *
+ * With --pid the CPU that PID used meanwhile is told too.
  * Keeps D messages of S bytes in flight on each of C connections, checks every byte that comes
  * back, and prints one line of key=value.  Exits with 1 at the first wrong byte, at a connection
  * that ends early or, in once, does not end, and when a reply is missing for P seconds.

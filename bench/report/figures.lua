@@ -41,7 +41,7 @@ end
 -- What follows from the counters of the server's process.
 local function derive(result)
   if (result.cpu_ns or 0) <= 0 then return end -- not a kernel that counts it
-  if result.total and result.total > 0 then result.cpu_us = result.cpu_ns / 1e3 / result.total end
+  if result.messages > 0 then result.cpu_us = result.cpu_ns / 1e3 / result.messages end
   local ready = result.cpu_ns + result.waited_ns
   result.waited = ready > 0 and result.waited_ns / ready or 0
 end
