@@ -2,6 +2,7 @@
 local assert = require "luassert"
 local describe = require("busted").describe
 local loads = require "spec.loads"
+local namespace = require "spec.namespace"
 local pki = require "spec.pki"
 local support = require "spec.support"
 local wire = require "lunewire"
@@ -222,8 +223,8 @@ describe("bench/load in the modes idle and idle-tls", function()
 
   it("fails when the server ends a connection", function()
     local _ <close>, port = serve("length", function(number, message, conn)
-      if number == 0 then conn:close(0.001) end
-      return message
+      if number == 0 then conn:send(message) end
+      return nil
     end)
     fails("ended early, after 1 messages", "idle", port, WORDS .. 1)
   end)
@@ -268,6 +269,43 @@ describe("bench/load --pid", function()
     local _ <close>, port = serve "length"
     fails("/proc/1073741824/task", "length", port, "--pid " .. (1 << 30))
   end)
+end)
+
+-- ---- many connections ----------------------------------------------------------------
+
+describe("bench/load with more connections than", function()
+  it("descriptors are permitted at first", function()
+    local _ <close>, port = serve "length"
+    passes("length", port, "--conns 100", "prlimit --nofile=50:300")
+    fails("[Tt]oo many open files", "length", port, "--conns 100", "prlimit --nofile=50:60")
+  end)
+
+  -- Serves one run of the generator.
+  local SERVER <const> = [[
+    local mode, load = %q, %q
+    local range = assert(io.open("/proc/sys/net/ipv4/ip_local_port_range", "w"))
+    assert(range:write "40000 40049")
+    assert(range:close())
+    local stat <close> = assert(io.open "/proc/self/stat")
+    local server = assert(wire.serve("127.0.0.1:0", function(conn)
+      for data in conn:pkgs() do
+        conn:send_pkg(data)
+        if mode == "once" then return end
+      end
+    end))
+    assert(wire.serve_udp(server:addr(), function(data, from, udp) udp:send_to(data, from) end))
+    local output = assert(io.popen(("%%s %%s 127.0.0.1 %%d --conns 120 --seconds 0.1 2>&1; "
+      .. "kill -s TERM %%d"):format(load, mode, server:port(), stat:read "n")))
+    wire.run()
+    print(output:read "a")]]
+
+  for _, mode in ipairs { "length", "once", "udp" } do
+    it("ports are left: " .. mode, function()
+      local f = loads.fields(namespace.run("", SERVER:format(mode, loads.PROGRAM)))
+      assert.are.equal(120, f.conns)
+      assert.is_true(f.messages > 0)
+    end)
+  end
 end)
 
 -- ---- misuse --------------------------------------------------------------------------

@@ -8,7 +8,9 @@ local wire = require "lunewire"
 local loads = {}
 
 local CORE <const> = assert(package.searchpath("lunewire.core", package.cpath))
-local LOAD <const> = CORE:gsub("lunewire/core%.so$", "bench/load") -- made by make bench-build
+-- The program, made by make bench-build.
+loads.PROGRAM = CORE:gsub("lunewire/core%.so$", "bench/load")
+
 local PATIENCE <const> = 10 * support.slowness
 local MOST <const> = 16 * 1024 * 1024 -- bytes of a message
 
@@ -17,10 +19,10 @@ loads.MISSING = "no reply for" -- which it says after a shorter while
 
 -- ---- the generator -------------------------------------------------------------------
 
--- Runs it -> what it printed, its exit status.
+-- Runs it -> what it printed, its exit status.  environment: words for env, a command at the end.
 function loads.run(mode, port, words, environment, patience)
-  local command = ("env %s %s %s 127.0.0.1 %d --patience %g %s"):format(environment or "", LOAD,
-    mode, port, patience or PATIENCE, words or "")
+  local command = ("env %s %s %s 127.0.0.1 %d --patience %g %s"):format(environment or "",
+    loads.PROGRAM, mode, port, patience or PATIENCE, words or "")
   return support.peer(command, 30):output()
 end
 
