@@ -142,8 +142,7 @@ static bool may_step(struct link_tls *t) {
 /* ---- readiness ------------------------------------------------------------------------ */
 
 static bool is_pending(const struct link_tls *t) {
-  return t->phase != HANDSHAKE &&
-         (buf_len(&t->came) || t->end || (t->ssl && SSL_pending(t->ssl) > 0));
+  return t->phase != HANDSHAKE && (buf_len(&t->came) || t->end || t->partly);
 }
 
 static void report(struct link_tls *t, unsigned events) {

@@ -98,6 +98,11 @@ static int fail_by_library(struct link_tls *t) {
   return tls_fail(t, ERR_TLS, ERR_reason_error_string(e));
 }
 
+/* What others left behind would be taken for ours.  To look is cheap, to clear is not. */
+static void forget_errors(void) {
+  if (ERR_peek_error()) ERR_clear_error();
+}
+
 /* What a call of the library that returned r <= 0 means: ERR_AGAIN: it wants more input. */
 static int outcome(struct link_tls *t, int r) {
   switch (SSL_get_error(t->ssl, r)) {
@@ -135,7 +140,7 @@ static bool must_verify(const struct link_tls *t) {
 }
 
 int tls_advance(struct link_tls *t) {
-  ERR_clear_error();
+  forget_errors();
   int r = SSL_do_handshake(t->ssl);
   if (r != 1) return outcome(t, r);
   if (must_verify(t) && !SSL_get0_peer_certificate(t->ssl))
@@ -144,29 +149,37 @@ int tls_advance(struct link_tls *t) {
   return 0;
 }
 
-ptrdiff_t tls_open(struct link_tls *t, char *to, size_t room) {
-  size_t total = 0, got;
-  while (total < room) {
-    ERR_clear_error();
-    int r = SSL_read_ex(t->ssl, to + total, room - total, &got);
-    if (r == 1) {
-      total += got;
-      t->updates = 0;
-      continue;
-    }
-    r = outcome(t, r);
-    if (t->updates > KEY_UPDATES) r = tls_fail(t, ERR_TLS, "too many key updates");
-    if (total) break; /* an end is sticky, and comes next time */
-    return r;
+/* One record, or what is left of it. 0, ERR_AGAIN, or the end. */
+static int open_record(struct link_tls *t, char *to, size_t room, size_t *got) {
+  int r = SSL_read_ex(t->ssl, to, room, got);
+  if (r == 1) {
+    t->updates = 0;
+    return 0;
   }
-  return (ptrdiff_t)total;
+  r = outcome(t, r);
+  return t->updates > KEY_UPDATES ? tls_fail(t, ERR_TLS, "too many key updates") : r;
+}
+
+/* The library is asked only where it can find something: to be told that there is nothing costs as
+ * much as to open a record. */
+ptrdiff_t tls_open(struct link_tls *t, char *to, size_t room) {
+  size_t total = 0, got = 0;
+  int r = ERR_AGAIN;
+  if (t->fed_len == 0 && !t->partly) return r;
+  forget_errors();
+  do {
+    r = open_record(t, to + total, room - total, &got);
+    if (r == 0) total += got;
+  } while (r == 0 && total < room && t->fed_len > 0);
+  t->partly = total == room && SSL_pending(t->ssl) > 0;
+  return total ? (ptrdiff_t)total : r; /* an end is sticky, and comes next time */
 }
 
 size_t tls_seal(struct link_tls *t, const struct iovec *v, size_t room) {
   size_t total = 0, done, len = v->iov_len < room ? v->iov_len : room;
+  forget_errors();
   while (total < len && !t->out_end) {
     size_t n = len - total < RECORD ? len - total : RECORD;
-    ERR_clear_error();
     int r = SSL_write_ex(t->ssl, (char *)v->iov_base + total, n, &done);
     t->stuck = r != 1 && outcome(t, r) == ERR_AGAIN;
     if (r != 1) break;

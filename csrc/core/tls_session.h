@@ -32,6 +32,7 @@ struct link_tls {
   uint8_t phase, wanted;
   bool server, shut, below_shut;
   bool stuck;       /* the session cannot seal before it has got more input */
+  bool partly;      /* a record is open of which there was no room for all */
   uint16_t updates; /* key updates since the last data */
 };
 
