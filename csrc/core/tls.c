@@ -48,8 +48,9 @@ static struct tls_root *root_new(void) {
   if (!r) return NULL;
   r->in = malloc(PAGE_SIZE_BYTES);
   r->out = malloc(TLS_PAGE);
+  r->record = malloc(TLS_RECORD);
   r->bio = tls_bio_method();
-  if (r->in && r->out && r->bio) return r;
+  if (r->in && r->out && r->record && r->bio) return r;
   tls_root_close(r);
   return NULL;
 }
@@ -65,6 +66,7 @@ void tls_root_close(struct tls_root *r) {
   BIO_meth_free(r->bio);
   free(r->in);
   free(r->out);
+  free(r->record);
   free(r);
 }
 

@@ -8,7 +8,8 @@
 #include "tls.h"
 
 enum {
-  TLS_PAGE = 72 * 1024,   /* 64 KiB of data sealed in records of 16 KiB, and what they add */
+  TLS_RECORD = 16 * 1024, /* data of one record, at most */
+  TLS_PAGE = 72 * 1024,   /* 64 KiB of data sealed in such records, and what they add */
   TLS_SESSIONS = 64,      /* kept by a context for its next connections */
   TLS_HANDSHAKE_STEPS = 8 /* in one turn of the loop */
 };
@@ -19,6 +20,7 @@ struct tls_root {
   X509_STORE *system; /* the system's authorities, loaded once; NULL: not asked for yet */
   char *in;           /* PAGE_SIZE_BYTES: what was just read */
   char *out;          /* TLS_PAGE: what was just sealed */
+  char *record;       /* TLS_RECORD: short pieces that become one record */
   size_t out_len;
   unsigned long turn; /* whose steps are counted */
   unsigned steps;

@@ -7,10 +7,7 @@
 #include "err.h"
 #include "turn.h"
 
-enum {
-  RECORD = 16 * 1024,
-  KEY_UPDATES = 32 /* without data in between: each costs us much more than the peer */
-};
+enum { KEY_UPDATES = 32 }; /* without data in between: each costs us much more than the peer */
 
 /* ---- the session's bytes ------------------------------------------------------------- */
 
@@ -175,14 +172,41 @@ ptrdiff_t tls_open(struct link_tls *t, char *to, size_t room) {
   return total ? (ptrdiff_t)total : r; /* an end is sticky, and comes next time */
 }
 
-size_t tls_seal(struct link_tls *t, const struct iovec *v, size_t room) {
-  size_t total = 0, done, len = v->iov_len < room ? v->iov_len : room;
+/* ---- sealing --------------------------------------------------------------------------- */
+
+static inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
+
+static inline size_t piece_left(const struct pieces *p) { return p->v->iov_len - p->at; }
+
+static void pieces_take(struct pieces *p, size_t n) {
+  for (; p->count && n >= piece_left(p); p->count--, p->v++, p->at = 0) n -= piece_left(p);
+  p->at += n;
+}
+
+/* The next *n <= most bytes in one place: where they stand, or short pieces joined in `page`. */
+static const char *pieces_next(struct pieces p, char *page, size_t most, size_t *n) {
+  const char *first = (const char *)p.v->iov_base + p.at;
+  *n = least(piece_left(&p), most);
+  if (p.count == 1 || *n == most) return first;
+  memcpy(page, first, *n);
+  for (size_t len; *n < most && --p.count; *n += len) {
+    p.v++;
+    len = least(p.v->iov_len, most - *n);
+    memcpy(page + *n, p.v->iov_base, len);
+  }
+  return page;
+}
+
+size_t tls_seal(struct link_tls *t, struct pieces *p, size_t room) {
+  size_t total = 0, n, done;
   forget_errors();
-  while (total < len && !t->out_end) {
-    size_t n = len - total < RECORD ? len - total : RECORD;
-    int r = SSL_write_ex(t->ssl, (char *)v->iov_base + total, n, &done);
+  while (p->count && total < room && !t->out_end) {
+    const char *data = pieces_next(*p, t->root->record, least(room - total, TLS_RECORD), &n);
+    if (n == 0) break;
+    int r = SSL_write_ex(t->ssl, data, n, &done);
     t->stuck = r != 1 && outcome(t, r) == ERR_AGAIN;
     if (r != 1) break;
+    pieces_take(p, done);
     total += done;
   }
   return total;

@@ -46,7 +46,14 @@ int tls_begin(struct link_tls *t);
 int tls_advance(struct link_tls *t);
 /* What can be opened of what was fed -> bytes; ERR_AGAIN, or the end. */
 ptrdiff_t tls_open(struct link_tls *t, char *to, size_t room);
-/* One piece of a vector, as records -> bytes taken, at most `room`. */
-size_t tls_seal(struct link_tls *t, const struct iovec *v, size_t room);
+/* What of a vector is not taken yet. */
+struct pieces {
+  const struct iovec *v;
+  int count; /* of the pieces from v on */
+  size_t at; /* where it goes on in the first */
+};
+/* Seals at most `room` bytes in as few records as can be, however short the pieces -> bytes
+ * taken.  Fewer than there are: stuck, or out_end. */
+size_t tls_seal(struct link_tls *t, struct pieces *p, size_t room);
 
 #endif
