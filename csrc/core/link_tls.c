@@ -135,8 +135,8 @@ static void handshake(struct link_tls *t) {
 /* Handshakes cost much; the connections that are up go first. */
 static bool may_step(struct link_tls *t) {
   struct tls_root *root = t->root;
-  if (root->turn != t->turn->count) root->steps = 0;
-  root->turn = t->turn->count;
+  if (root->count != t->turn->count) root->steps = 0;
+  root->count = t->turn->count;
   return root->steps++ < TLS_HANDSHAKE_STEPS;
 }
 
@@ -295,6 +295,7 @@ static size_t link_tls_in_flight(struct link *l) {
 
 static void link_tls_free(struct link_tls *t) {
   ERR_clear_error();
+  tls_buffers_release(t);
   SSL_free(t->ssl);
   ERR_clear_error();
   tls_context_drop(t->context);

@@ -43,9 +43,10 @@ struct tls_context {
 
 /* ---- the root ---------------------------------------------------------------------- */
 
-static struct tls_root *root_new(void) {
+static struct tls_root *root_new(struct turn *t) {
   struct tls_root *r = calloc(1, sizeof *r);
   if (!r) return NULL;
+  r->turn = t;
   r->in = malloc(PAGE_SIZE_BYTES);
   r->out = malloc(TLS_PAGE);
   r->record = malloc(TLS_RECORD);
@@ -56,7 +57,7 @@ static struct tls_root *root_new(void) {
 }
 
 struct tls_root *tls_root_of(struct turn *t) {
-  if (!t->tls) t->tls = root_new();
+  if (!t->tls) t->tls = root_new(t);
   return t->tls;
 }
 

@@ -5,6 +5,7 @@
 #include <openssl/ssl.h>
 #include <stdint.h>
 
+#include "timer.h"
 #include "tls.h"
 
 enum {
@@ -22,9 +23,13 @@ struct tls_root {
   char *out;          /* TLS_PAGE: what was just sealed */
   char *record;       /* TLS_RECORD: short pieces that become one record */
   size_t out_len;
-  unsigned long turn; /* whose steps are counted */
+  unsigned long count; /* of turns: whose steps are counted */
   unsigned steps;
-  uint64_t contexts; /* built so far: what tells their sessions apart */
+  struct turn *turn;
+  struct link_tls *first_kept; /* sessions that keep their buffers */
+  unsigned kept;               /* how many */
+  struct timer period;         /* looks whether they are still busy */
+  uint64_t contexts;           /* built so far: what tells their sessions apart */
 };
 
 /* The root of this loop, made at the first call. NULL: out of memory. */

@@ -169,6 +169,7 @@ ptrdiff_t tls_open(struct link_tls *t, char *to, size_t room) {
     if (r == 0) total += got;
   } while (r == 0 && total < room && t->fed_len > 0);
   t->partly = total == room && SSL_pending(t->ssl) > 0;
+  if (total) tls_buffers_used(t);
   return total ? (ptrdiff_t)total : r; /* an end is sticky, and comes next time */
 }
 
@@ -209,5 +210,6 @@ size_t tls_seal(struct link_tls *t, struct pieces *p, size_t room) {
     pieces_take(p, done);
     total += done;
   }
+  if (total) tls_buffers_used(t);
   return total;
 }
