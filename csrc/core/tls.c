@@ -227,14 +227,6 @@ static void on_keylog(const SSL *ssl, const char *line) {
   close(fd);
 }
 
-static int set_ciphers(SSL_CTX *ssl, const struct tls_opts *o, char why[TLS_WHY]) {
-  bool ok = (!o->ciphers || SSL_CTX_set_cipher_list(ssl, o->ciphers)) &&
-            (!o->ciphersuites || SSL_CTX_set_ciphersuites(ssl, o->ciphersuites));
-  if (ok) return 0;
-  snprintf(why, TLS_WHY, "no such cipher");
-  return ERR_TLS;
-}
-
 static int set_identity(SSL_CTX *ssl, const struct tls_opts *o, char why[TLS_WHY]) {
   int r = 0;
   if (o->cert) r = pem_use_cert(ssl, o->cert, why);
@@ -272,7 +264,7 @@ static void set_alpn(struct tls_context *c, SSL_CTX *ssl) {
 static int configure(struct tls_context *c, SSL_CTX *ssl, char why[TLS_WHY]) {
   set_habits(c, ssl);
   set_alpn(c, ssl);
-  int r = set_ciphers(ssl, &c->opts, why);
+  int r = tls_set_ciphers(ssl, &c->opts, why);
   if (r == 0) r = set_identity(ssl, &c->opts, why);
   if (r == 0) r = trust(c, ssl, why);
   return r;

@@ -1,4 +1,4 @@
-/* What tls.c and link_tls.c have of each other; nobody else includes this. */
+/* What the parts of TLS have of each other; nobody else includes this. */
 #ifndef LUNEWIRE_TLS_INTERNAL_H
 #define LUNEWIRE_TLS_INTERNAL_H
 
@@ -35,6 +35,9 @@ struct tls_root {
 /* The root of this loop, made at the first call. NULL: out of memory. */
 struct tls_root *tls_root_of(struct turn *t);
 BIO_METHOD *tls_bio_method(void);
+
+/* 0 or ERR_TLS. */
+int tls_set_ciphers(SSL_CTX *ssl, const struct tls_opts *o, char why[TLS_WHY]);
 
 /* A new session in its role. host: whom a client asks for and verifies, or NULL; it outlives the
  * session. NULL: out of memory. */
