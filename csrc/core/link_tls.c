@@ -17,7 +17,7 @@
 
 enum {
   SEAL_AT_ONCE = 64 * 1024, /* bytes of data in one write of the link below */
-  CALL_MOST = 256 * 1024,   /* opened or sealed by one call, about: the others wait meanwhile */
+  CALL_MOST = 256 * 1024,   /* read or written by one call, about: the others wait meanwhile */
   SEALED_MOST = 64 * 1024,  /* unsent: no more is read meanwhile, since reading may cause output */
   OVERHEAD = 512            /* what a record may add to its data, generously */
 };
@@ -201,16 +201,17 @@ static ptrdiff_t read_end(const struct link_tls *t) { return t->end == ERR_EOF ?
 /* Is it worth while to read the link below again?  Not for what would nearly all be kept. */
 static bool reads_on(ptrdiff_t got, size_t total, size_t room) {
   if (got < 0 && got != ERR_AGAIN) return false;
-  return total == 0 || (total < CALL_MOST && room - total >= PAGE_SIZE_BYTES);
+  return total == 0 || room - total >= PAGE_SIZE_BYTES;
 }
 
 /* Reads below until something could be opened and the room is used, or there is no more. */
 static ptrdiff_t read_records(struct link_tls *t, char *to, size_t room) {
   bool dry = false;
   ptrdiff_t got = tls_open(t, to, room); /* what an earlier call had no room for */
-  size_t total = got > 0 ? (size_t)got : 0;
-  while (!dry && reads_on(got, total, room)) {
+  size_t total = got > 0 ? (size_t)got : 0, fed = 0;
+  while (!dry && fed < CALL_MOST && reads_on(got, total, room)) {
     if ((got = feed(t, room - total + OVERHEAD, &dry)) != 0) break;
+    fed += t->fed_len;
     got = tls_open(t, to + total, room - total);
     if (got > 0) total += (size_t)got;
     if (unfeed(t) != 0) got = t->end;
