@@ -105,6 +105,7 @@ static inline void wire_open(struct wire *w) {
   wire_secure(w, &w->server, true);
   TURN_UNTIL(&w->turn, (wire_pump(w), wire_is_up(&w->client) && wire_is_up(&w->server)));
   wire_pump(w);
+  CHECK_EQ(probe_read(&w->client, w->got, WIRE), ERR_AGAIN); /* the server's tickets */
   w->taken_len = 0;
 }
 
