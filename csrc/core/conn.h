@@ -77,6 +77,7 @@ struct conn {
   struct conn *next_visit, *prev, *next; /* in the turn's lists: visits, all */
   struct addr peer, local;
   struct keeper *keeper;   /* may be NULL */
+  void *user;              /* the owner's own */
   struct conn *next_ended; /* the keeper's own */
   uint64_t consumed; /* bytes taken off the input: tells whether somebody took some meanwhile */
   uint64_t bytes_in, bytes_out, messages_in, messages_out;

@@ -28,10 +28,10 @@ struct conn *check_conn(lua_State *L, struct rt *rt, int idx) {
   return NULL;
 }
 
-int lconn_new(lua_State *L) {
+int lconn_new(lua_State *L, const struct rt *rt) {
   struct lconn *lc = lua_newuserdatauv(L, sizeof *lc, CONN_VALUES);
   lc->c = NULL;
-  luaL_setmetatable(L, CONN_NAME);
+  rt_set_metatable(L, rt->conn_metatable_ref);
   return lua_gettop(L);
 }
 
@@ -60,7 +60,7 @@ void lconn_set_framing(lua_State *L, int conn_idx, int idx) {
 static bool lives_on(lua_State *L, struct rt *rt, struct lconn *lc) {
   conn_close(lc->c);
   if (!(lc->c->holders & CONN_OF_KEEPER)) return false;
-  luaL_setmetatable(L, CONN_NAME); /* to be finalized again */
+  rt_set_metatable(L, rt->conn_metatable_ref); /* to be finalized again */
   lconn_remember(L, rt, 1);
   return true;
 }
@@ -84,6 +84,10 @@ void lconn_remember(lua_State *L, struct rt *rt, int idx) {
 }
 
 void lconn_push(lua_State *L, struct rt *rt, const struct conn *c) {
+  if (c->user) {
+    task_push_own_conn(L, c->user);
+    return;
+  }
   lua_rawgeti(L, LUA_REGISTRYINDEX, rt->conns);
   lua_rawgetp(L, -1, c);
   lua_remove(L, -2);
@@ -293,6 +297,8 @@ static const luaL_Reg methods[] = {
 void lconn_register(lua_State *L, struct rt *rt) {
   rt_metatable(L, rt, CONN_NAME, methods, lconn_gc);
   rt->conn_metatable = lua_topointer(L, -1);
+  lua_pushvalue(L, -1);
+  rt->conn_metatable_ref = luaL_ref(L, LUA_REGISTRYINDEX);
   lua_getfield(L, -1, "__index");
   rt_setfuncs(L, rt, lfacts_methods);
   rt_setfuncs(L, rt, lrecv_methods);

@@ -124,7 +124,7 @@ static int connect_failed(lua_State *L, struct ldial *ld, int code) {
 /* [-0, +1] The Conn takes the link; with TLS its handshake begins. */
 static int take_link(lua_State *L, struct rt *rt, struct ldial *ld) {
   struct addr peer = dial_address(ld->d);
-  ld->conn = lconn_new(L);
+  ld->conn = lconn_new(L, rt);
   int r = lconn_open(L, rt, ld->conn, dial_take(ld->d), &peer, &ld->opts, ld->framing);
   ldial_end(ld);
   if (r || lua_isnil(L, ld->tls)) return r;
@@ -354,7 +354,7 @@ static int l_adopt(lua_State *L) {
   lua_Integer fd = luaL_checkinteger(L, 1);
   opts_read(L, 2, adopt_keys, &o);
   conn_opts_rest(L, 2, &o);
-  int idx = lconn_new(L), off = 0;
+  int idx = lconn_new(L, rt), off = 0;
   int r = adopt_link(rt, fd, &l);
   if (r) return adopt_failed(L, fd, r);
   if (!o.keepalive.on) l->ops->option(l, LINK_KEEPALIVE, true, &off); /* others may have set it */
@@ -391,7 +391,7 @@ static int secure_pair(lua_State *L, struct rt *rt, int first, int second, int t
 }
 
 static int open_pair(lua_State *L, struct rt *rt, const struct conn_opts *o, int framing, int tls) {
-  int first = lconn_new(L), second = lconn_new(L);
+  int first = lconn_new(L, rt), second = lconn_new(L, rt);
   struct link *a, *b;
   int r = link_pipe_open(rt->turn.world, &a, &b);
   if (r) return r;

@@ -8,9 +8,7 @@
 
 /* [-0, +1] Its userdata; it must be anchored. */
 static int push_server(lua_State *L, const struct lserver *ls) {
-  lua_rawgeti(L, LUA_REGISTRYINDEX, ls->rt->anchors);
-  lua_rawgeti(L, -1, ls->ref);
-  lua_remove(L, -2);
+  rt_push_anchored(L, ls->rt, ls->ref);
   return lua_gettop(L);
 }
 
@@ -82,6 +80,11 @@ static void note_change(struct lserver *ls) {
   job_queue(&ls->rt->turn, &ls->settle_job);
 }
 
+/* Those that a handler is about to get are found by its task, all others must be remembered. */
+static bool must_remember(const struct lserver *ls) {
+  return ls->tells_close || ls->tls || !ls->s.on_ready;
+}
+
 static void note_fullness(struct lserver *ls) {
   server_set_full(&ls->s, ls->alive >= ls->max_conns);
 }
@@ -97,7 +100,7 @@ int serve_adopt(lua_State *L, struct lserver *ls, int ls_idx, int idx) {
     conn_reset(c);
     return ERR_AGAIN;
   }
-  lconn_remember(L, ls->rt, idx);
+  if (must_remember(ls)) lconn_remember(L, ls->rt, idx);
   c->keeper = &ls->keeper;
   ls->collected = false;
   ls->conns++;
@@ -149,7 +152,7 @@ struct incoming {
 static int accept_one(lua_State *L) {
   struct incoming *in = lua_touserdata(L, 1);
   struct lserver *ls = in->ls;
-  int ls_idx = push_server(L, ls), idx = lconn_new(L);
+  int ls_idx = push_server(L, ls), idx = lconn_new(L, ls->rt);
   struct link *l = in->link;
   in->link = NULL;
   int r = serve_admit(L, ls, ls_idx, idx, l, &in->peer);

@@ -55,15 +55,18 @@ struct waiter {
 
 enum task_status { TASK_READY, TASK_RUNNING, TASK_WAITING, TASK_DONE, TASK_FAILED, TASK_CANCELED };
 
-/* A coroutine that may wait.  Its userdata: user value 1 the thread, 2 the traceback of its
- * death, 3 the Conn that ends with it.  Anchored in the runtime until it ends. */
+enum { TASK_THREAD = 1, TASK_CONN, TASK_VALUES = TASK_CONN }; /* user values */
+
+/* A coroutine that may wait.  Anchored in the runtime until it ends. */
 struct task {
   struct waiter w;
   struct rt *rt;
   lua_State *co;
   struct waitq joiners;
   struct lserver *serves;  /* whose handler or hook it is, or NULL */
+  struct conn *own;        /* what ends with it, or NULL: that of TASK_CONN */
   int ref;                 /* its anchor */
+  int traceback;           /* anchor of the traceback of its death, or LUA_NOREF */
   uint16_t calls;          /* served in this turn without waiting */
   uint8_t status, outcome; /* outcome: the status that its end will give it */
   bool started, canceled;
@@ -87,7 +90,11 @@ struct rt {
   lua_State *current;        /* the coroutine that may yield to the driver now */
   lua_State *driver;         /* who drives, or NULL */
   const void *conn_metatable;
-  int anchors;  /* registry reference: a table of what lives without its user */
+  int conn_metatable_ref, task_metatable; /* registry references */
+  int message_handler;                    /* registry reference: of the bodies of tasks */
+  int anchors;  /* registry reference: a table of what lives without its user, and of numbers */
+  int anchored; /* places in it, */
+  int free_anchor; /* and the first that is free, or 0 */
   int conns;    /* registry reference: connection -> its Conn, weak */
   int on_error; /* registry reference of the user's function, or LUA_NOREF */
   unsigned tasks, timers;
@@ -119,6 +126,13 @@ struct rt *rt_open(lua_State *L);
 /* Keeps the value at the top alive until released: [-1, +0] -> reference. */
 int rt_anchor(lua_State *L, struct rt *rt);
 void rt_release(lua_State *L, struct rt *rt, int ref);
+/* [-0, +1] The value that is kept there. */
+void rt_push_anchored(lua_State *L, const struct rt *rt, int ref);
+/* [userdata] As luaL_setmetatable, by a registry reference. */
+static inline void rt_set_metatable(lua_State *L, int ref) {
+  lua_rawgeti(L, LUA_REGISTRYINDEX, ref);
+  lua_setmetatable(L, -2);
+}
 /* Runs f(p) with errors kept from the caller: they are reported. For jobs, on the driver. */
 void rt_protect(lua_State *L, lua_CFunction f, void *p);
 /* Runs turns until done(arg), outside any task. */
@@ -133,8 +147,8 @@ static inline bool rt_in_task(const struct rt *rt) { return rt->running != NULL;
 /* [-(1 + nargs), +1]  Pops a function and its arguments, pushes a new Task, ready to run.
  * closes: stack index of the Conn that is closed when the task ends, or 0. */
 struct task *task_spawn(lua_State *L, struct rt *rt, int nargs, int closes);
-/* [-0, +1] The Conn that ends with the task, or nil and NULL. */
-const struct lconn *task_push_own_conn(lua_State *L, const struct task *t);
+/* [-0, +1] The Conn that ends with the task, or nil. */
+void task_push_own_conn(lua_State *L, const struct task *t);
 /* [-0, +1] What an uncaught error goes to. */
 void task_push_reporter(lua_State *L, const struct rt *rt);
 static inline bool task_ended(const struct task *t) { return t->status >= TASK_DONE; }
@@ -270,14 +284,14 @@ struct keepalive check_keepalive(lua_State *L, int idx);
 /* The Conn at idx, open or not; raises for anything else. */
 struct conn *check_conn(lua_State *L, struct rt *rt, int idx);
 /* A new Conn without a link; give it one with lconn_open. [-0, +1] -> its index */
-int lconn_new(lua_State *L);
+int lconn_new(lua_State *L, const struct rt *rt);
 /* Gives the new Conn at stack index idx its link, which is taken over in any case, and the
  * framing at index f (nil: none). 0 or ERR_NOMEM. */
 int lconn_open(lua_State *L, struct rt *rt, int idx, struct link *l, const struct addr *peer,
                const struct conn_opts *o, int f);
 /* The Conn at idx can be found again by its connection, as long as it is alive. */
 void lconn_remember(lua_State *L, struct rt *rt, int idx);
-/* [-0, +1] The Conn of a connection that was remembered, or nil. */
+/* [-0, +1] The Conn of a connection that ends with a task or was remembered, or nil. */
 void lconn_push(lua_State *L, struct rt *rt, const struct conn *c);
 /* [-0, +2] message, code of its last failure, or nil, nil. */
 void conn_push_failure(lua_State *L, const struct conn *c);
