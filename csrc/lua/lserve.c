@@ -91,8 +91,6 @@ static void note_fullness(struct lserver *ls) {
 
 int serve_adopt(lua_State *L, struct lserver *ls, int ls_idx, int idx) {
   struct conn *c = check_conn(L, ls->rt, idx);
-  lua_pushvalue(L, ls_idx);
-  lua_setiuservalue(L, idx, CONN_SERVER); /* the server outlives its connections */
   bool accepted = is_accepted(L, ls, ls_idx, idx);
   if (c->keeper) return ERR_AGAIN; /* on_accept gave it to a server itself */
   if (!conn_is_open(c)) return ERR_AGAIN;
@@ -147,17 +145,31 @@ struct incoming {
   struct lserver *ls;
   struct link *link;
   struct addr peer;
+  int most; /* connections still to be accepted */
 };
 
-static int accept_one(lua_State *L) {
-  struct incoming *in = lua_touserdata(L, 1);
+static void accept_one(lua_State *L, struct incoming *in, int ls_idx) {
   struct lserver *ls = in->ls;
-  int ls_idx = push_server(L, ls), idx = lconn_new(L, ls->rt);
+  int idx = lconn_new(L, ls->rt);
   struct link *l = in->link;
   in->link = NULL;
   int r = serve_admit(L, ls, ls_idx, idx, l, &in->peer);
-  if (r == ERR_NOMEM) return luaL_error(L, "accept: not enough memory");
+  if (r == ERR_NOMEM) luaL_error(L, "accept: not enough memory");
   if (r == 0) serve_spawn(L, ls, ls_idx, idx);
+  lua_settop(L, ls_idx);
+}
+
+/* Protected: an error ends it, and costs the connection at hand. */
+static int accept_some(lua_State *L) {
+  struct incoming *in = lua_touserdata(L, 1);
+  int ls_idx = push_server(L, in->ls);
+  while (in->most > 0) {
+    in->most--;
+    if (server_accept(&in->ls->s, &in->link, &in->peer) == 0)
+      accept_one(L, in, ls_idx);
+    else
+      in->most = 0;
+  }
   return 0;
 }
 
@@ -170,10 +182,8 @@ static void drop_incoming(struct incoming *in) {
 }
 
 void serve_backlog(lua_State *L, struct lserver *ls, int most) {
-  struct incoming in = {.ls = ls};
-  for (int i = 0; i < most; i++) {
-    if (server_accept(&ls->s, &in.link, &in.peer) != 0) return;
-    rt_protect(L, accept_one, &in);
+  for (struct incoming in = {.ls = ls, .most = most}; in.most > 0; in.most--) {
+    rt_protect(L, accept_some, &in);
     drop_incoming(&in);
   }
 }

@@ -253,7 +253,7 @@ int push_failure(lua_State *L, const char *what, const char *who, const char *de
 
 /* ---- lconn.c, lfacts.c, lconnopt.c, lrecv.c, lsend.c, lframing.c ----------------------- */
 
-enum { CONN_FRAMING = 1, CONN_SERVER, CONN_VALUES = CONN_SERVER }; /* user values */
+enum { CONN_FRAMING = 1, CONN_VALUES = CONN_FRAMING }; /* user values */
 
 struct lconn {
   struct conn *c; /* NULL only while it is being made */
