@@ -12,6 +12,8 @@
 const struct conn_limits conn_default_limits = {
     .line = 64 * 1024, .frame = 1024 * 1024, .all = 16 * 1024 * 1024, .high_water = 256 * 1024};
 
+/* What nobody waits for is read ahead when it is reported again: a call that comes until then reads
+ * it without a copy. */
 static void on_ready(struct link *l, unsigned events);
 static void on_closed(struct link *l);
 
@@ -403,12 +405,13 @@ static void on_ready(struct link *l, unsigned events) {
   if (!is_up(c)) return;
   if (events & LINK_OUT) conn_unblock(c);
   if (c->link_closed || !(events & LINK_IN) || c->in_end) return;
+  bool again = c->readable;
   c->readable = true;
   if (c->state == CONN_CLOSING) {
     conn_discard(c);
   } else if (c->readers.first) {
     waitq_wake_first(&c->readers);
-  } else if (read_ahead(c)) {
+  } else if (again && read_ahead(c)) {
     conn_interest(c);
     conn_disturb(c);
   }
