@@ -12,12 +12,12 @@
 
 #include "platform.h"
 
-enum phase { CONNECTING, UP, FAILED };
+enum phase { CONNECTING, UP, FAILED, CLOSED, KEPT };
 
 struct link_uv {
   struct link link;
   uv_poll_t poll;
-  unsigned *census;
+  struct links_uv *all;
   int fd;
   int end;     /* of reading, sticky: ERR_EOF or a code; 0: not yet */
   int failure; /* the system gave the connection up; it says so only once, so it is kept */
@@ -25,7 +25,10 @@ struct link_uv {
   uint8_t wanted;
   bool shut;        /* our end was sent */
   bool lingers;     /* the owner set LINK_LINGER to some seconds */
-  const char *path; /* this end's, of an accepted Unix socket, or NULL */
+  union {
+    const char *path;            /* this end's, of an accepted Unix socket, or NULL */
+    struct link_uv *next_closed; /* closed: the next one whose owner is still to be told */
+  };
 };
 
 _Static_assert((int)LINK_IN == (int)UV_READABLE && (int)LINK_OUT == (int)UV_WRITABLE,
@@ -142,20 +145,47 @@ static int set_linger(int fd, bool on, int seconds) {
   return setsockopt(fd, SOL_SOCKET, SO_LINGER, &how, sizeof how) == 0 ? 0 : -errno;
 }
 
-static void on_close(uv_handle_t *handle) {
-  struct link_uv *u = handle->data;
+static void tell_closed(struct link_uv *u) {
+  u->all->open--;
   if (u->link.closed) u->link.closed(&u->link);
-  --*u->census;
-  free(u);
 }
 
-/* With a linger time close() blocks, even on a socket that does not block; the owner of the
+static void on_close(uv_handle_t *handle) {
+  tell_closed(handle->data);
+  free(handle->data);
+}
+
+/* false: there is one for this descriptor already, or it is too high. */
+static bool keep(struct link_uv *u) {
+  struct links_uv *s = u->all;
+  if (u->fd >= LINKS_KEPT || s->kept[u->fd]) return false;
+  uv_poll_stop(&u->poll);
+  s->kept[u->fd] = u;
+  u->next_closed = NULL;
+  *(s->last_closed ? &s->last_closed->next_closed : &s->first_closed) = u;
+  s->last_closed = u;
+  u->phase = CLOSED;
+  return true;
+}
+
+void links_uv_report(struct links_uv *s) {
+  for (struct link_uv *u; (u = s->first_closed);) {
+    s->first_closed = u->next_closed;
+    if (!s->first_closed) s->last_closed = NULL;
+    tell_closed(u);
+    u->phase = KEPT;
+  }
+}
+
+/* libuv lets go of a handle by the number of its descriptor, so that is done before the close, or
+ * when no other handle of the loop can have it any more.
+ * With a linger time close() blocks, even on a socket that does not block; the owner of the
  * link has done its own waiting. */
 static void link_uv_close(struct link *l, bool reset) {
   struct link_uv *u = uv_of(l);
   if (reset || u->lingers) set_linger(u->fd, reset, 0);
   u->wanted = 0;
-  uv_close((uv_handle_t *)&u->poll, on_close);
+  if (!keep(u)) uv_close((uv_handle_t *)&u->poll, on_close);
   close(u->fd);
   u->fd = -1;
 }
@@ -242,20 +272,61 @@ static const struct link_ops link_uv_ops = {
     .option = link_uv_option,
 };
 
-int link_uv_open(uv_loop_t *loop, unsigned *census, int fd, bool connecting, struct link **out) {
-  struct link_uv *u = calloc(1, sizeof *u);
-  int r = u ? uv_poll_init(loop, &u->poll, fd) : ERR_NOMEM;
+/* The one that was kept for this descriptor, or NULL. */
+static struct link_uv *take_kept(struct links_uv *s, int fd) {
+  struct link_uv *u = fd < LINKS_KEPT ? s->kept[fd] : NULL;
+  if (!u || u->phase != KEPT) return NULL;
+  s->kept[fd] = NULL;
+  return u;
+}
+
+static int new_link(struct links_uv *s, int fd, struct link_uv **out) {
+  struct link_uv *u = malloc(sizeof *u);
+  int r = u ? uv_poll_init(s->loop, &u->poll, fd) : ERR_NOMEM;
   if (r) {
     free(u);
     return r;
   }
-  u->link.ops = &link_uv_ops;
-  u->link.outside = true;
   u->poll.data = u;
-  u->census = census;
+  *out = u;
+  return 0;
+}
+
+static void begin(struct links_uv *s, struct link_uv *u, int fd, enum phase phase) {
+  u->link = (struct link){.ops = &link_uv_ops, .outside = true};
+  u->all = s;
   u->fd = fd;
-  u->phase = connecting ? CONNECTING : UP;
-  ++*census;
+  u->end = u->failure = 0;
+  u->phase = (uint8_t)phase;
+  u->wanted = 0;
+  u->shut = u->lingers = false;
+  u->path = NULL;
+  s->open++;
+}
+
+int link_uv_open(struct links_uv *s, int fd, bool connecting, struct link **out) {
+  struct link_uv *u = take_kept(s, fd);
+  int r = u ? 0 : new_link(s, fd, &u);
+  if (r) return r;
+  begin(s, u, fd, connecting ? CONNECTING : UP);
   *out = &u->link;
   return 0;
+}
+
+/* Not over a kept handle: libuv makes sure that the socket does not block. */
+int link_uv_adopt(struct links_uv *s, int fd, struct link **out) {
+  struct link_uv *u;
+  int r = new_link(s, fd, &u);
+  if (r) return r;
+  begin(s, u, fd, UP);
+  *out = &u->link;
+  return 0;
+}
+
+static void on_kept_closed(uv_handle_t *handle) { free(handle->data); }
+
+void links_uv_fini(struct links_uv *s) {
+  links_uv_report(s);
+  for (int fd = 0; fd < LINKS_KEPT; fd++)
+    if (s->kept[fd]) uv_close((uv_handle_t *)&s->kept[fd]->poll, on_kept_closed);
 }

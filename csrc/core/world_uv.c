@@ -29,7 +29,8 @@ struct world_uv {
   uv_timer_t timer; /* ends a poll; stopped between polls */
   struct resolver *resolver;
   struct signals signals;
-  unsigned open; /* links, acceptors and datagram sockets not yet freed */
+  struct links_uv links;
+  unsigned open; /* acceptors and datagram sockets not yet freed */
   unsigned fresh;
   uint32_t pool[RANDOM_POOL]; /* the first `fresh` are unused */
 };
@@ -91,12 +92,13 @@ static void look(struct world_uv *w) {
 
 static bool world_uv_poll(struct world *base, double until) {
   struct world_uv *w = world_of(base);
-  if (world_run_posts(base) || until <= world_uv_now(base)) {
+  bool busy = world_run_posts(base) || w->links.first_closed || until <= world_uv_now(base);
+  if (!busy && isinf(until) && !uv_loop_alive(&w->loop)) return false;
+  if (busy)
     look(w);
-    return true;
-  }
-  if (isinf(until) && !uv_loop_alive(&w->loop)) return false;
-  wait_until(w, until);
+  else
+    wait_until(w, until);
+  links_uv_report(&w->links);
   return true;
 }
 
@@ -126,7 +128,7 @@ static int bind_from(int fd, const struct addr *from) {
 
 /* A link over a socket of our own making, which is closed if there is no memory for it. */
 static int link_over(struct world_uv *w, int fd, bool connecting, struct link **out) {
-  int r = link_uv_open(&w->loop, &w->open, fd, connecting, out);
+  int r = link_uv_open(&w->links, fd, connecting, out);
   if (r) close(fd);
   return r;
 }
@@ -165,7 +167,7 @@ static int check_connected(int fd) {
 static int world_uv_adopt(struct world *base, int fd, struct link **out) {
   struct world_uv *w = world_of(base);
   int r = check_connected(fd);
-  if (r == 0) r = link_uv_open(&w->loop, &w->open, fd, false, out);
+  if (r == 0) r = link_uv_adopt(&w->links, fd, out);
   if (r == 0) platform_own(fd);
   return r;
 }
@@ -352,7 +354,7 @@ static void world_uv_signal_stop(struct world *base, struct signal_watch *s) {
 
 static unsigned world_uv_open_count(struct world *base) {
   struct world_uv *w = world_of(base);
-  return w->open + base->pipes + resolver_pending(w->resolver);
+  return w->open + w->links.open + base->pipes + resolver_pending(w->resolver);
 }
 
 static void loop_close(struct world_uv *w) {
@@ -368,6 +370,7 @@ static void world_uv_close(struct world *base) {
   resolver_close(w->resolver);
   signals_close(&w->signals);
   uv_close((uv_handle_t *)&w->timer, NULL);
+  links_uv_fini(&w->links);
   loop_close(w);
   free(w);
 }
@@ -396,6 +399,7 @@ static int loop_open(struct world_uv *w) {
   int r = uv_loop_init(&w->loop);
   if (r) return r;
   uv_timer_init(&w->loop, &w->timer);
+  w->links.loop = &w->loop;
   r = resolver_open(&w->loop, &w->resolver);
   if (r) {
     uv_close((uv_handle_t *)&w->timer, NULL);
