@@ -36,6 +36,9 @@ void links_uv_report(struct links_uv *s);
 /* All links were closed: lets go of what was kept; the loop has still to run. */
 void links_uv_fini(struct links_uv *s);
 
+/* Gives a socket these options, those that it takes. */
+void link_uv_set(int fd, const struct link_setting *list, int n);
+
 /* The name of this end of an accepted Unix socket, which the system would tell as bare bytes. */
 void link_uv_set_name(struct link *l, const struct addr *a);
 

@@ -44,7 +44,6 @@ int lconn_open(lua_State *L, struct rt *rt, int idx, struct link *l, const struc
   c->limits = o->limits;
   c->timeout = o->timeout;
   if (o->idle_timeout != INFINITY) conn_set_idle_timeout(c, o->idle_timeout);
-  conn_opts_apply(l, o);
   if (!lua_isnil(L, f)) lconn_set_framing(L, idx, f);
   return 0;
 }

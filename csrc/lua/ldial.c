@@ -125,7 +125,9 @@ static int connect_failed(lua_State *L, struct ldial *ld, int code) {
 static int take_link(lua_State *L, struct rt *rt, struct ldial *ld) {
   struct addr peer = dial_address(ld->d);
   ld->conn = lconn_new(L, rt);
-  int r = lconn_open(L, rt, ld->conn, dial_take(ld->d), &peer, &ld->opts, ld->framing);
+  struct link *l = dial_take(ld->d);
+  conn_opts_apply(l, &ld->opts);
+  int r = lconn_open(L, rt, ld->conn, l, &peer, &ld->opts, ld->framing);
   ldial_end(ld);
   if (r || lua_isnil(L, ld->tls)) return r;
   ld->c = check_conn(L, rt, ld->conn);
@@ -358,6 +360,7 @@ static int l_adopt(lua_State *L) {
   int r = adopt_link(rt, fd, &l);
   if (r) return adopt_failed(L, fd, r);
   if (!o.keepalive.on) l->ops->option(l, LINK_KEEPALIVE, true, &off); /* others may have set it */
+  conn_opts_apply(l, &o);
   r = lconn_open(L, rt, idx, l, NULL, &o, idx - 1);
   return r ? adopt_failed(L, fd, r) : 1;
 }

@@ -276,7 +276,9 @@ struct conn_opts conn_opts_default(void);
 /* The options table at idx may have "limits", "keepalive" and "framing": reads the first two,
  * pushes the framing or nil.  [-0, +1] */
 void conn_opts_rest(lua_State *L, int idx, struct conn_opts *o);
-/* Sets what is the socket's among them. */
+/* What is the socket's among them, at most LISTEN_SETTINGS -> how many. */
+int conn_opts_settings(const struct conn_opts *o, struct link_setting *list);
+/* Sets those; accepted links have them. */
 void conn_opts_apply(struct link *l, const struct conn_opts *o);
 /* A boolean or a table of times at idx; raises otherwise. */
 struct keepalive check_keepalive(lua_State *L, int idx);
