@@ -177,7 +177,8 @@ static void end_attached(struct conn *c) {
 
 /* Nobody can use it any more; what is left is between the loop and the link. */
 static void leave_open(struct conn *c) {
-  c->link->ops->name(c->link, false, &c->local);
+  struct addr local = {.kind = ADDR_NONE};
+  c->link->ops->name(c->link, false, &local);
   c->state = CONN_CLOSING;
   c->left = 0;
   if (c->in_end == ERR_TLS || c->in_end == ERR_CERT)
@@ -190,6 +191,7 @@ static void leave_open(struct conn *c) {
   buf_fini(&c->in);
   waitq_wake_all(&c->readers, ERR_CLOSED);
   waitq_wake_all(&c->writers, ERR_CLOSED);
+  c->local = local;
   if (c->keeper) c->keeper->ended(c->keeper, c);
 }
 

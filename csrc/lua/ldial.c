@@ -52,7 +52,8 @@ static int ldial_gc(lua_State *L) {
   return 0;
 }
 
-static void abandon(struct op *o) {
+static void abandon(lua_State *L, struct op *o) {
+  (void)L;
   struct ldial *ld = o->on;
   ldial_end(ld);
   if (ld->c) conn_reset(ld->c);

@@ -158,7 +158,10 @@ static void step_back(struct lserver *ls) {
   ls->spared--;
 }
 
-static void abandon(struct op *o) { step_back(o->on); }
+static void abandon(lua_State *L, struct op *o) {
+  (void)L;
+  step_back(o->on);
+}
 
 static void drain_all(struct lserver *ls) {
   hello_drain(ls);

@@ -34,18 +34,18 @@ struct op {
   double due;                   /* timeout as a time, once the call had to wait */
   void *on;                     /* what it is about: a connection, a task, ... */
   struct framing f;             /* receiving: what; sending a message: how */
-  int args, index;              /* arguments on the stack; how many of them are dealt with */
-  bool outside;                 /* something outside the process may end the wait */
-  bool waited, spent;           /* it has waited; it waits because its task's turn is over */
-  void (*abandon)(struct op *); /* run when the call ends by an error, or NULL */
-  lua_State *L;                 /* who calls, if abandon needs it */
-  bool skip, peek;              /* receiving: discard what is too long; leave it where it is */
-  bool keeps_place;             /* receiving: success does not end the call */
-  bool gathers;                 /* receiving: what is there, with the connection's buffer wait */
-  bool as_file;                 /* sending: the result is the connection, as of a Lua file */
-  bool framed;                  /* sending: one message of f */
-  bool server;                  /* start_tls: our role */
-  uint8_t style;                /* receiving: enum recv_style */
+  /* Run when the call ends by an error, or NULL. */
+  void (*abandon)(lua_State *L, struct op *o);
+  int args, index; /* arguments on the stack; how many of them are dealt with */
+  uint8_t style;   /* receiving: enum recv_style */
+  bool outside : 1;            /* something outside the process may end the wait */
+  bool waited : 1, spent : 1;  /* it has waited; it waits because its task's turn is over */
+  bool skip : 1, peek : 1;     /* receiving: discard what is too long; leave it where it is */
+  bool keeps_place : 1;        /* receiving: success does not end the call */
+  bool gathers : 1;            /* receiving: what is there, with the connection's buffer wait */
+  bool as_file : 1;            /* sending: the result is the connection, as of a Lua file */
+  bool framed : 1;             /* sending: one message of f */
+  bool server : 1;             /* start_tls: our role */
 };
 
 struct waiter {
