@@ -40,7 +40,7 @@ struct conn *conn_open(struct turn *t, struct link *l, const struct addr *peer) 
     return NULL;
   }
   c->turn = t;
-  c->limits = conn_default_limits;
+  c->limits = &conn_default_limits;
   c->timeout = c->recv_deadline = c->send_deadline = c->recv_due = INFINITY;
   c->idle_timeout = INFINITY;
   c->holders = CONN_OF_LOOP | CONN_OF_OWNER;
@@ -51,6 +51,38 @@ struct conn *conn_open(struct turn *t, struct link *l, const struct addr *peer) 
   t->first_conn = c;
   take_link(c, l, peer);
   return c;
+}
+
+/* Those of a server or a client are the same again and again. */
+struct limits {
+  struct conn_limits are;
+  unsigned users;
+};
+
+static void drop_limits(struct conn *c) {
+  struct limits *l = (struct limits *)(uintptr_t)c->limits;
+  if (c->limits == &conn_default_limits || --l->users > 0) return;
+  if (c->turn->limits == l) c->turn->limits = NULL;
+  free(l);
+}
+
+int conn_set_limits(struct conn *c, const struct conn_limits *to) {
+  struct limits *l = c->turn->limits;
+  if (memcmp(to, &conn_default_limits, sizeof *to) == 0) {
+    drop_limits(c);
+    c->limits = &conn_default_limits;
+    return 0;
+  }
+  if (!l || memcmp(to, &l->are, sizeof *to) != 0) {
+    l = malloc(sizeof *l);
+    if (!l) return ERR_NOMEM;
+    *l = (struct limits){*to, 0};
+    c->turn->limits = l;
+  }
+  l->users++;
+  drop_limits(c);
+  c->limits = &l->are;
+  return 0;
 }
 
 static void conn_free(struct conn *c) {
@@ -66,6 +98,7 @@ static void conn_free(struct conn *c) {
   timers_disarm(&t->timers, &c->timer);
   buf_fini(&c->in);
   buf_fini(&c->out);
+  drop_limits(c);
   free(c);
 }
 

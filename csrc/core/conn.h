@@ -33,6 +33,7 @@ struct keeper {
   void (*up)(struct keeper *, struct conn *);    /* its handshake is over, well or not */
 };
 
+/* Never changed: the connections that were made with the same share them. */
 struct conn_limits {
   size_t line, frame, all, high_water;
 };
@@ -71,7 +72,7 @@ struct conn {
   };
   struct waitq readers, writers;
   const struct framing *framing; /* of recv_frame; borrowed, the owner anchors it */
-  struct conn_limits limits;
+  const struct conn_limits *limits;
   double timeout; /* default of each call; INFINITY */
   double recv_deadline, send_deadline;
   double recv_due;                       /* the earlier of recv_deadline and the end of idleness */
@@ -119,6 +120,9 @@ struct conn *conn_open(struct turn *t, struct link *l, const struct addr *peer);
 /* The holder has no more use for it; the last one frees it.  An owner that drops an open
  * connection closes it. */
 void conn_drop(struct conn *c, enum conn_holder holder);
+
+/* The default ones until this. 0, or ERR_NOMEM with nothing changed. */
+int conn_set_limits(struct conn *c, const struct conn_limits *l);
 
 static inline bool conn_is_open(const struct conn *c) { return c->state == CONN_OPEN; }
 

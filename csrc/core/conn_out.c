@@ -43,7 +43,7 @@ static size_t held(const struct conn *c) {
 
 size_t conn_unsent(const struct conn *c) { return buf_len(&c->out) + held(c); }
 
-bool conn_has_room(const struct conn *c) { return conn_unsent(c) < c->limits.high_water; }
+bool conn_has_room(const struct conn *c) { return conn_unsent(c) < c->limits->high_water; }
 
 static void write_failed(struct conn *c, int code) {
   c->out_end = code;

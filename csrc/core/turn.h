@@ -22,6 +22,7 @@ enum {
 
 struct turn;
 struct conn;
+struct limits;
 struct text;
 struct tls_root;
 struct udp;
@@ -80,6 +81,7 @@ struct turn {
   struct conn *borrower;                       /* whose unread bytes are page[page_at, page_end) */
   size_t page_at, page_end;
   struct text *texts;   /* of turn_keep() */
+  struct limits *limits; /* the last ones that are not the default: conn_set_limits() */
   struct tls_root *tls; /* what all TLS sessions share; made when the first one is */
   unsigned long count;  /* of turns */
 };

@@ -41,7 +41,10 @@ int lconn_open(lua_State *L, struct rt *rt, int idx, struct link *l, const struc
   struct conn *c = conn_open(&rt->turn, l, peer);
   if (!c) return ERR_NOMEM;
   lc->c = c;
-  c->limits = o->limits;
+  if (conn_set_limits(c, &o->limits) != 0) {
+    conn_reset(c);
+    return ERR_NOMEM;
+  }
   c->timeout = o->timeout;
   if (o->idle_timeout != INFINITY) conn_set_idle_timeout(c, o->idle_timeout);
   if (!lua_isnil(L, f)) lconn_set_framing(L, idx, f);

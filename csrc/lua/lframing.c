@@ -321,7 +321,7 @@ int lframing_recv(lua_State *L, struct rt *rt, struct op *o, size_t max) {
   o->run = decode_run;
   o->keeps_place = true;
   o->f =
-      (struct framing){.kind = FRAMING_FIXED, .at_least = true, .max = max ? max : c->limits.frame};
+      (struct framing){.kind = FRAMING_FIXED, .at_least = true, .max = max ? max : c->limits->frame};
   o->f.count = have ? have : 1;
   if (o->f.count > o->f.max) o->f.max = o->f.count; /* more may be buffered than one message */
   return decode_run(L, rt, o);

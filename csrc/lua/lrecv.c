@@ -168,7 +168,7 @@ static int recv_line(lua_State *L, int opts, enum recv_style style) {
   o.f = (struct framing){.kind = FRAMING_LINE,
                          .keep = ro.keep,
                          .last = style == AS_ITERATOR,
-                         .max = limit(ro.max, c->limits.line)};
+                         .max = limit(ro.max, c->limits->line)};
   return recv_one(L, rt, &o);
 }
 
@@ -202,7 +202,7 @@ static int l_recv_until(lua_State *L) {
   o.timeout = ro.timeout;
   o.skip = ro.skip;
   o.f.keep = ro.keep;
-  o.f.max = limit(ro.max, c->limits.line);
+  o.f.max = limit(ro.max, c->limits->line);
   return recv_one(L, rt, &o);
 }
 
@@ -229,7 +229,7 @@ the length, 1 to 4
 static int l_recv_pkg(lua_State *L) { return recv_pkg(L, 2, AS_METHOD); }
 
 static size_t frame_limit(const struct conn *c, const struct framing *f) {
-  return recv_has_terminator(f) ? c->limits.line : c->limits.frame;
+  return recv_has_terminator(f) ? c->limits->line : c->limits->frame;
 }
 
 static int recv_frame(lua_State *L, int opts, enum recv_style style) {
@@ -277,9 +277,9 @@ static void read_format(lua_State *L, struct op *o, int idx) {
   const char *s = luaL_checkstring(L, idx);
   if (*s == '*') s++;
   o->peek = false;
-  o->f = (struct framing){.kind = FRAMING_LINE, .last = true, .max = c->limits.line};
+  o->f = (struct framing){.kind = FRAMING_LINE, .last = true, .max = c->limits->line};
   if (*s == 'a')
-    o->f = (struct framing){.kind = FRAMING_ALL, .by_byte = true, .max = c->limits.all};
+    o->f = (struct framing){.kind = FRAMING_ALL, .by_byte = true, .max = c->limits->all};
   else if (*s == 'L')
     o->f.keep = true;
   else if (*s != 'l')
