@@ -34,6 +34,7 @@ struct keeper {
   void (*up)(struct keeper *, struct conn *);    /* its handshake is over, well or not */
 };
 
+/* Never changed: the connections that were made with the same share them. */
 struct conn_limits {
   size_t line, frame, all, high_water;
 };
@@ -65,22 +66,30 @@ struct conn {
   struct turn *turn;
   struct link *link; /* NULL once CLOSED */
   struct buf in, out;
-  struct scan scan;
-  const char *scan_delimiter; /* whose search `scan` belongs to, with scan_kind */
+  union {
+    struct { /* OPEN */
+      struct scan scan;
+      const char *scan_delimiter; /* whose search `scan` belongs to, with scan_kind */
+    };
+    struct addr local; /* later: the address of this side */
+  };
   struct waitq readers, writers;
   const struct framing *framing; /* of recv_frame; borrowed, the owner anchors it */
-  struct conn_limits limits;
+  const struct conn_limits *limits;
   double timeout; /* default of each call; INFINITY */
   double recv_deadline, send_deadline;
   double recv_due;                       /* the earlier of recv_deadline and the end of idleness */
   float idle_timeout;                    /* seconds without a message; INFINITY */
   float buffer_wait;                     /* of quiet after which recv() has everything; 0 */
-  struct attachment *ending;             /* what ends with it */
+  union {
+    struct attachment *ending; /* OPEN: what ends with it */
+    struct conn *next_ended;   /* later: the keeper's own */
+  };
   struct timer timer;                    /* CLOSING: no progress, then no end */
   struct conn *next_visit, *prev, *next; /* in the turn's lists: visits, all */
-  struct addr peer, local;
+  struct addr peer;
   struct keeper *keeper;   /* may be NULL */
-  struct conn *next_ended; /* the keeper's own */
+  void *user;              /* the owner's own */
   uint64_t consumed; /* bytes taken off the input: tells whether somebody took some meanwhile */
   uint64_t bytes_in, bytes_out, messages_in, messages_out;
   double opened, last_active; /* last_active: CLOSING: when the peer last took something */
@@ -94,18 +103,18 @@ struct conn {
   int out_end;        /* why nothing can be written any more; 0: it can */
   uint8_t state, holders, scan_kind;
   uint8_t skipping;          /* the framing whose over-long message is being thrown away, or 0 */
-  bool readable, blocked;    /* the link may have input; it took less than it was given */
-  bool fin_wanted, fin_sent; /* the end of our output: behind what is unsent; it is out */
-  bool delayed;              /* OPEN: the timer will close it */
-  bool handshaking;          /* its link is not up yet */
-  bool link_closed;          /* CLOSING: the link was told to close */
-  bool desync;               /* a message was too long to be received: no next one is known */
-  bool owed;                 /* a reply that nobody waits for any more is still to come */
-  bool draining;             /* the server shuts down: no further message is awaited */
-  bool spared;               /* the keeper's own: it does not wait for this one */
-  bool accepted;             /* this end was accepted (a pipe: the second end), not dialled */
-  bool resting;              /* OPEN: nobody uses it; the timer, if armed, will close it */
-  bool by_byte;              /* of the last receive: each byte ends the peer's idleness */
+  bool readable : 1, blocked : 1; /* the link may have input; it took less than it was given */
+  bool fin_wanted : 1, fin_sent : 1; /* the end of our output: behind what is unsent; it is out */
+  bool delayed : 1;                  /* OPEN: the timer will close it */
+  bool handshaking : 1;              /* its link is not up yet */
+  bool link_closed : 1;              /* CLOSING: the link was told to close */
+  bool desync : 1;   /* a message was too long to be received: no next one is known */
+  bool owed : 1;     /* a reply that nobody waits for any more is still to come */
+  bool draining : 1; /* the server shuts down: no further message is awaited */
+  bool spared : 1;   /* the keeper's own: it does not wait for this one */
+  bool accepted : 1; /* this end was accepted (a pipe: the second end), not dialled */
+  bool resting : 1;  /* OPEN: nobody uses it; the timer, if armed, will close it */
+  bool by_byte : 1;  /* of the last receive: each byte ends the peer's idleness */
 };
 
 /* Takes over the link (on failure too: then it is reset). peer may be NULL: asked of the
@@ -114,6 +123,9 @@ struct conn *conn_open(struct turn *t, struct link *l, const struct addr *peer);
 /* The holder has no more use for it; the last one frees it.  An owner that drops an open
  * connection closes it. */
 void conn_drop(struct conn *c, enum conn_holder holder);
+
+/* The default ones until this. 0, or ERR_NOMEM with nothing changed. */
+int conn_set_limits(struct conn *c, const struct conn_limits *l);
 
 static inline bool conn_is_open(const struct conn *c) { return c->state == CONN_OPEN; }
 
@@ -176,7 +188,7 @@ static inline size_t conn_held(const struct conn *c) {
 /* What the system has not taken yet. */
 static inline size_t conn_unsent(const struct conn *c) { return buf_len(&c->out) + conn_held(c); }
 static inline bool conn_has_room(const struct conn *c) {
-  return conn_unsent(c) < c->limits.high_water;
+  return conn_unsent(c) < c->limits->high_water;
 }
 /* Room for n > 0 bytes of output, to be filled and committed before anything else is done
  * with any connection. NULL: out of memory. */

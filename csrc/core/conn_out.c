@@ -209,7 +209,8 @@ static void end_attached(struct conn *c) {
 
 /* Nobody can use it any more; what is left is between the loop and the link. */
 static void leave_open(struct conn *c) {
-  c->link->ops->name(c->link, false, &c->local);
+  struct addr local = {.kind = ADDR_NONE};
+  c->link->ops->name(c->link, false, &local);
   c->state = CONN_CLOSING;
   c->left = 0;
   if (c->in_end == ERR_TLS || c->in_end == ERR_CERT)
@@ -222,6 +223,7 @@ static void leave_open(struct conn *c) {
   buf_fini(&c->in);
   waitq_wake_all(&c->readers, ERR_CLOSED);
   waitq_wake_all(&c->writers, ERR_CLOSED);
+  c->local = local;
   if (c->keeper) c->keeper->ended(c->keeper, c);
 }
 
@@ -247,15 +249,18 @@ static void close_after(struct conn *c, double seconds) {
     close_link(c, conn_unsent(c) > 0);
 }
 
+static const size_t NEVER_LOOKED = SIZE_MAX;
+
 /* What the peer has still to take: unsent, or in the system's buffers behind the FIN. */
 static size_t close_left(const struct conn *c) {
   return c->fin_sent ? c->link->ops->in_flight(c->link) : conn_unsent(c);
 }
 
 /* Nothing tells when the system's buffers have become empty. */
+static const double SOON = 0.2;
+
 static double next_look(const struct conn *c) {
-  const double soon = 0.2;
-  return c->fin_sent && c->left > 0 ? soon : CLOSE_LINGER;
+  return c->fin_sent && c->left > 0 ? SOON : CLOSE_LINGER;
 }
 
 /* Notes what is left -> did the peer take something since the last look? */
@@ -281,14 +286,20 @@ static void on_close_due(struct timer *d) {
   close_link(c, c->left > 0);
 }
 
-/* Called when a closing connection may have come a step further. */
+/* Called when a closing connection may have come a step further.  Most peers have ended before the
+ * first look, which is spared them. */
 static void close_step(struct conn *c) {
   if (c->link_closed) return;
   if (c->out_end || (c->fin_sent && !conn_held(c) && (c->in_end || !c->link->outside))) {
     close_link(c, c->out_end != 0);
     return;
   }
-  if (close_progress(c) || !timer_armed(&c->timer)) close_after(c, next_look(c));
+  if (c->fin_sent && !timer_armed(&c->timer)) {
+    c->left = NEVER_LOOKED;
+    close_after(c, SOON);
+  } else if (close_progress(c) || !timer_armed(&c->timer)) {
+    close_after(c, next_look(c));
+  }
   if (!c->link_closed) conn_interest(c);
 }
 
@@ -328,9 +339,9 @@ void conn_discard(struct conn *c) {
   ptrdiff_t r = c->link->ops->read(c->link, t->page, PAGE_SIZE_BYTES);
   if (r > 0 || r == ERR_AGAIN) return;
   c->in_end = r == 0 ? ERR_EOF : (int)r;
-  conn_interest(c);
   if (c->in_end != ERR_EOF && !c->fin_sent) write_failed(c, c->in_end);
   if (output_is_over(c)) close_step(c);
+  if (!c->link_closed) conn_interest(c);
 }
 
 int conn_close_write(struct conn *c) {

@@ -38,7 +38,7 @@ bool conn_rest(struct conn *c, double seconds) {
 }
 
 void conn_tell_end(struct conn *c) {
-  if (conn_ended(c) == 0) return;
+  if (!conn_is_open(c) || conn_ended(c) == 0) return;
   for (struct attachment *next, *a = c->ending; a; a = next) {
     next = a->next;
     if (!a->early) continue;

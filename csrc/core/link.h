@@ -27,6 +27,12 @@ enum link_option {
   LINK_FD /* get only: the descriptor, -1 if there is none */
 };
 
+/* An option that a link is to have. */
+struct link_setting {
+  enum link_option what;
+  int value;
+};
+
 struct link;
 struct world;
 

@@ -212,6 +212,13 @@ static const struct option_name names[] = {
     [LINK_TOS] = {IPPROTO_IP, IP_TOS},
 };
 
+void link_uv_set(int fd, const struct link_setting *list, int n) {
+  for (int i = 0; i < n; i++) {
+    struct option_name o = names[list[i].what];
+    setsockopt(fd, o.level, o.name, &list[i].value, sizeof list[i].value);
+  }
+}
+
 /* IPv6 has a name of its own for the type of service; other transports have none. */
 static struct option_name option_name(struct link *l, enum link_option what) {
   struct addr local = {.kind = ADDR_NONE};

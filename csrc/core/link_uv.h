@@ -15,6 +15,9 @@
 int link_uv_open(struct poller *p, unsigned *census, int fd, int family, bool connecting,
                  struct link **out);
 
+/* Gives a socket these options, those that it takes. */
+void link_uv_set(int fd, const struct link_setting *list, int n);
+
 /* The name of this end of an accepted Unix socket, which the system would tell as bare bytes. */
 void link_uv_set_name(struct link *l, const struct addr *a);
 

@@ -13,6 +13,13 @@
 #define TCP_KEEPIDLE TCP_KEEPALIVE /* the BSD name that macOS kept */
 #endif
 
+/* Does an accepted socket have the options that the listening one had when the client came? */
+#ifdef __linux__
+enum { PLATFORM_OPTIONS_INHERITED = true };
+#else
+enum { PLATFORM_OPTIONS_INHERITED = false }; /* where nobody promises it */
+#endif
+
 #ifdef MSG_NOSIGNAL
 enum { PLATFORM_SEND_FLAGS = MSG_NOSIGNAL };
 #else

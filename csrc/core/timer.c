@@ -12,13 +12,18 @@
 
 enum { FIRST_CAP = 16 };
 
+/* Armed for the same instant: half the numbers are later than a given one. */
+static bool armed_before(const struct timer *a, const struct timer *b) {
+  return (int32_t)(a->seq - b->seq) < 0;
+}
+
 static bool fires_before(const struct timer *a, const struct timer *b) {
-  return a->due < b->due || (a->due == b->due && a->seq < b->seq);
+  return a->due < b->due || (a->due == b->due && armed_before(a, b));
 }
 
 static void heap_put(struct timers *ts, size_t i, struct timer *t) {
   ts->heap[i] = t;
-  t->at = i + 1;
+  t->at = (uint32_t)(i + 1);
 }
 
 /* t belongs at i or nearer to the top: the later ones on the way step down. */
@@ -53,7 +58,7 @@ static void heap_settle(struct timers *ts, size_t i, struct timer *t) {
 
 static int heap_grow(struct timers *ts) {
   size_t cap = ts->cap ? 2 * ts->cap : FIRST_CAP;
-  if (cap > PTRDIFF_MAX / sizeof *ts->heap) return ERR_NOMEM;
+  if (cap > PTRDIFF_MAX / sizeof *ts->heap || cap > UINT32_MAX) return ERR_NOMEM;
   struct timer **heap = realloc(ts->heap, cap * sizeof *heap);
   if (!heap) return ERR_NOMEM;
   ts->heap = heap;
@@ -64,7 +69,7 @@ static int heap_grow(struct timers *ts) {
 int timers_arm(struct timers *ts, struct timer *t, double due) {
   if (!timer_armed(t)) {
     if (ts->n == ts->cap && heap_grow(ts) != 0) return ERR_NOMEM;
-    t->at = ++ts->n;
+    t->at = (uint32_t)++ts->n;
   }
   t->due = due;
   t->seq = ++ts->seq;

@@ -10,9 +10,9 @@
 #include <stdint.h>
 
 struct timer {
-  double due; /* seconds on the world's clock; meaningful while armed */
-  uint64_t seq;
-  size_t at; /* 1 + its index in the heap; 0: not armed */
+  double due;   /* seconds on the world's clock; meaningful while armed */
+  uint32_t seq; /* modulo 2^32 */
+  uint32_t at;  /* 1 + its index in the heap; 0: not armed */
   void (*fire)(struct timer *);
 };
 
@@ -20,7 +20,7 @@ struct timer {
 struct timers {
   struct timer **heap;
   size_t n, cap;
-  uint64_t seq;
+  uint32_t seq;
 };
 
 static inline bool timer_armed(const struct timer *t) { return t->at != 0; }

@@ -24,6 +24,7 @@ enum {
 
 struct turn;
 struct conn;
+struct limits;
 struct text;
 struct tls_root;
 struct udp;
@@ -83,6 +84,7 @@ struct turn {
   size_t page_at, page_end;
   struct spares spares; /* for inputs of long messages, and for outputs */
   struct text *texts;   /* of turn_keep() */
+  struct limits *limits; /* the last ones that are not the default: conn_set_limits() */
   struct tls_root *tls; /* what all TLS sessions share; made when the first one is */
   unsigned long count;  /* of turns */
 };

@@ -22,11 +22,16 @@ struct post {
   void (*run)(struct post *);
 };
 
+enum { LISTEN_SETTINGS = 5 };
+
 struct listen_opts {
   int backlog;
   bool reuse_port;
   bool ipv6_only;
   int mode; /* permissions of a Unix socket's file; -1: as the process makes files */
+  /* What accepted links begin with; those that their transport does not take are none. */
+  struct link_setting settings[LISTEN_SETTINGS];
+  int settings_n;
 };
 
 /* One listening socket.  ready runs only inside poll, while wanted and something waits. */

@@ -39,6 +39,7 @@ struct acceptor_uv {
   struct watch watch;
   struct world_uv *world;
   int fd;
+  struct listen_opts opts;
   struct addr at;        /* of a Unix socket, as it was given */
   struct unix_file file; /* of a Unix socket */
 };
@@ -162,6 +163,7 @@ static int bind_and_listen(int fd, const struct sockaddr *sa, socklen_t len,
       (opts->reuse_port && share_port(fd) != 0) ||
       (sa->sa_family == AF_INET6 && set_flag(fd, IPPROTO_IPV6, IPV6_V6ONLY, opts->ipv6_only) != 0))
     return -errno;
+  if (PLATFORM_OPTIONS_INHERITED) link_uv_set(fd, opts->settings, opts->settings_n);
   if (sa->sa_family == AF_UNIX) return unix_listen(fd, sa, len, opts->mode, opts->backlog, file);
   return bind(fd, sa, len) == 0 && listen(fd, opts->backlog) == 0 ? 0 : -errno;
 }
@@ -221,6 +223,7 @@ static int world_uv_listen(struct world *base, const struct addr *at,
   r = acceptor_open(world_of(base), fd, &file, &a);
   if (r) return r;
   a->at = *at;
+  a->opts = *opts;
   *out = &a->acceptor;
   return 0;
 }
@@ -247,6 +250,7 @@ static int world_uv_accept(struct acceptor *base, struct link **out, struct addr
   if (fd == ERR_AGAIN) watch_dry(&a->watch, WATCH_IN);
   if (fd < 0) return fd;
   addr_from_sockaddr(peer, (struct sockaddr *)&sa);
+  if (!PLATFORM_OPTIONS_INHERITED) link_uv_set(fd, a->opts.settings, a->opts.settings_n);
   int r = link_over(a->world, fd, sa.ss_family, false, out);
   if (r == 0 && a->at.kind == ADDR_UNIX) link_uv_set_name(*out, &a->at);
   return r;

@@ -112,9 +112,9 @@ static int wait_in(lua_State *L, struct rt *rt, struct op *o, struct waitq *q) {
 /* ---- send ----------------------------------------------------------------------------- */
 
 /* Run where op_wait raises: index 1 is still the channel. */
-static void take_back(struct op *o) {
-  struct rt *rt = rt_of(o->L);
-  forget(o->L, op_self(rt));
+static void take_back(lua_State *L, struct op *o) {
+  (void)o;
+  forget(L, op_self(rt_of(L)));
 }
 
 /* [channel, value, ...] */
@@ -140,7 +140,6 @@ static int send_try(lua_State *L, struct rt *rt, struct op *o) {
 static int send_run(lua_State *L, struct rt *rt, struct op *o) {
   struct channel *ch = o->on;
   int r;
-  o->L = L;
   while ((r = send_try(L, rt, o)) == ERR_AGAIN)
     if ((r = wait_in(L, rt, o, &ch->senders)) != 0) break;
   op_done(rt, o);

@@ -17,10 +17,10 @@ struct conn_opts conn_opts_default(void) {
 
 /* ---- life ------------------------------------------------------------------------- */
 
-int lconn_new(lua_State *L) {
+int lconn_new(lua_State *L, const struct rt *rt) {
   struct lconn *lc = lua_newuserdatauv(L, sizeof *lc, CONN_VALUES);
   *lc = (struct lconn){NULL, NULL};
-  luaL_setmetatable(L, CONN_NAME);
+  rt_set_metatable(L, rt->conn_metatable);
   return lua_gettop(L);
 }
 
@@ -30,10 +30,12 @@ int lconn_open(lua_State *L, struct rt *rt, int idx, struct link *l, const struc
   struct conn *c = conn_open(&rt->turn, l, peer);
   if (!c) return ERR_NOMEM;
   *lc = (struct lconn){c, rt};
-  c->limits = o->limits;
+  if (conn_set_limits(c, &o->limits) != 0) {
+    conn_reset(c);
+    return ERR_NOMEM;
+  }
   c->timeout = o->timeout;
   if (o->idle_timeout != INFINITY) conn_set_idle_timeout(c, o->idle_timeout);
-  conn_opts_apply(l, o);
   if (!lua_isnil(L, f)) lconn_set_framing(L, idx, f);
   return 0;
 }
@@ -49,7 +51,7 @@ void lconn_set_framing(lua_State *L, int conn_idx, int idx) {
 static bool lives_on(lua_State *L, struct rt *rt, struct lconn *lc) {
   conn_close(lc->c);
   if (!(lc->c->holders & CONN_OF_KEEPER)) return false;
-  luaL_setmetatable(L, CONN_NAME); /* to be finalized again */
+  rt_set_metatable(L, rt->conn_metatable); /* to be finalized again */
   lconn_remember(L, rt, 1);
   return true;
 }
@@ -73,6 +75,10 @@ void lconn_remember(lua_State *L, struct rt *rt, int idx) {
 }
 
 void lconn_push(lua_State *L, struct rt *rt, const struct conn *c) {
+  if (c->user) {
+    task_push_own_conn(L, c->user);
+    return;
+  }
   lua_rawgeti(L, LUA_REGISTRYINDEX, rt->conns);
   lua_rawgetp(L, -1, c);
   lua_remove(L, -2);
@@ -281,6 +287,8 @@ static const luaL_Reg methods[] = {
 
 void lconn_register(lua_State *L, struct rt *rt) {
   rt_metatable(L, rt, CONN_NAME, methods, lconn_gc);
+  lua_pushvalue(L, -1);
+  rt->conn_metatable = luaL_ref(L, LUA_REGISTRYINDEX);
   lua_getfield(L, -1, "__index");
   rt_setfuncs(L, rt, lfacts_methods);
   rt_setfuncs(L, rt, lrecv_methods);

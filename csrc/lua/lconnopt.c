@@ -56,19 +56,37 @@ static int set_number(struct link *l, enum link_option what, int value) {
   return l->ops->option(l, what, true, &value);
 }
 
+/* -> how many */
+static int keepalive_settings(const struct keepalive *k, struct link_setting *list) {
+  const struct link_setting times[] = {{LINK_KEEP_IDLE, k->idle},
+                                       {LINK_KEEP_INTERVAL, k->interval},
+                                       {LINK_KEEP_COUNT, k->count}};
+  int n = 0;
+  list[n++] = (struct link_setting){LINK_KEEPALIVE, k->on};
+  for (int i = 0; i < 3; i++)
+    if (times[i].value) list[n++] = times[i];
+  return n;
+}
+
 static int set_keepalive(struct link *l, const struct keepalive *k) {
-  int r = set_number(l, LINK_KEEPALIVE, k->on);
-  if (r == 0 && k->idle) r = set_number(l, LINK_KEEP_IDLE, k->idle);
-  if (r == 0 && k->interval) r = set_number(l, LINK_KEEP_INTERVAL, k->interval);
-  if (r == 0 && k->count) r = set_number(l, LINK_KEEP_COUNT, k->count);
+  struct link_setting list[LISTEN_SETTINGS];
+  int r = 0, n = keepalive_settings(k, list);
+  for (int i = 0; i < n && r == 0; i++) r = set_number(l, list[i].what, list[i].value);
   return r;
 }
 
-/* A transport without them is none the worse.  Off is how the system makes a socket. */
+/* Off is how the system makes a socket. */
+int conn_opts_settings(const struct conn_opts *o, struct link_setting *list) {
+  list[0] = (struct link_setting){LINK_NODELAY, o->nodelay};
+  return 1 + (o->keepalive.on ? keepalive_settings(&o->keepalive, list + 1) : 0);
+}
+
+/* A transport without them is none the worse. */
 void conn_opts_apply(struct link *l, const struct conn_opts *o) {
+  struct link_setting list[LISTEN_SETTINGS];
   if (!l->outside) return;
-  set_number(l, LINK_NODELAY, o->nodelay);
-  if (o->keepalive.on) set_keepalive(l, &o->keepalive);
+  int n = conn_opts_settings(o, list);
+  for (int i = 0; i < n; i++) set_number(l, list[i].what, list[i].value);
 }
 
 /* ---- the option method ------------------------------------------------------------ */

@@ -52,7 +52,8 @@ static int ldial_gc(lua_State *L) {
   return 0;
 }
 
-static void abandon(struct op *o) {
+static void abandon(lua_State *L, struct op *o) {
+  (void)L;
   struct ldial *ld = o->on;
   ldial_end(ld);
   if (ld->c) conn_reset(ld->c);
@@ -124,8 +125,10 @@ static int connect_failed(lua_State *L, struct ldial *ld, int code) {
 /* [-0, +1] The Conn takes the link; with TLS its handshake begins. */
 static int take_link(lua_State *L, struct rt *rt, struct ldial *ld) {
   struct addr peer = dial_address(ld->d);
-  ld->conn = lconn_new(L);
-  int r = lconn_open(L, rt, ld->conn, dial_take(ld->d), &peer, &ld->opts, ld->framing);
+  ld->conn = lconn_new(L, rt);
+  struct link *l = dial_take(ld->d);
+  conn_opts_apply(l, &ld->opts);
+  int r = lconn_open(L, rt, ld->conn, l, &peer, &ld->opts, ld->framing);
   ldial_end(ld);
   if (r || lua_isnil(L, ld->tls)) return r;
   ld->c = check_conn(L, rt, ld->conn);
@@ -354,10 +357,11 @@ static int l_adopt(lua_State *L) {
   lua_Integer fd = luaL_checkinteger(L, 1);
   opts_read(L, 2, adopt_keys, &o);
   conn_opts_rest(L, 2, &o);
-  int idx = lconn_new(L), off = 0;
+  int idx = lconn_new(L, rt), off = 0;
   int r = adopt_link(rt, fd, &l);
   if (r) return adopt_failed(L, fd, r);
   if (!o.keepalive.on) l->ops->option(l, LINK_KEEPALIVE, true, &off); /* others may have set it */
+  conn_opts_apply(l, &o);
   r = lconn_open(L, rt, idx, l, NULL, &o, idx - 1);
   return r ? adopt_failed(L, fd, r) : 1;
 }
@@ -391,7 +395,7 @@ static int secure_pair(lua_State *L, struct rt *rt, int first, int second, int t
 }
 
 static int open_pair(lua_State *L, struct rt *rt, const struct conn_opts *o, int framing, int tls) {
-  int first = lconn_new(L), second = lconn_new(L);
+  int first = lconn_new(L, rt), second = lconn_new(L, rt);
   struct link *a, *b;
   int r = link_pipe_open(rt->turn.world, &a, &b);
   if (r) return r;

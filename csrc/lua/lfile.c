@@ -46,7 +46,10 @@ static int sending_gc(lua_State *L) {
   return 0;
 }
 
-static void abandon(struct op *o) { close_own(o->on); }
+static void abandon(lua_State *L, struct op *o) {
+  (void)L;
+  close_own(o->on);
+}
 
 /* ---- opening ----------------------------------------------------------------------- */
 

@@ -316,7 +316,7 @@ int lframing_recv(lua_State *L, struct rt *rt, const char *what, const struct ca
   size_t have;
   conn_input(c, &have);
   struct framing f = {.kind = FRAMING_FIXED, .at_least = true, .count = have ? have : 1};
-  f.max = ro->max ? ro->max : c->limits.frame;
+  f.max = ro->max ? ro->max : c->limits->frame;
   if (f.count > f.max) f.max = f.count; /* more may be buffered than one message */
   struct op o = recv_op(c, what, &f);
   luaL_checkstack(L, LUA_MINSTACK, NULL);

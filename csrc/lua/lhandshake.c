@@ -128,9 +128,7 @@ bool hello_pop(lua_State *L, struct lserver *ls) {
   ls->first_hello = h->next;
   if (!ls->first_hello) ls->last_hello = NULL;
   ls->handlers--;
-  lua_rawgeti(L, LUA_REGISTRYINDEX, ls->rt->anchors);
-  lua_rawgeti(L, -1, h->ref);
-  lua_remove(L, -2);
+  rt_push_anchored(L, ls->rt, h->ref);
   rt_release(L, ls->rt, h->ref);
   free(h);
   return true;

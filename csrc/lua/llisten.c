@@ -131,6 +131,7 @@ static struct lserver *lserver_new(lua_State *L, struct rt *rt, struct serve_opt
   ls->tells_close = keep_hook(L, 2, "on_close", SERVER_ON_CLOSE);
   keep_hook(L, 2, "on_shutdown", SERVER_ON_SHUTDOWN);
   ls->opts = so->conn;
+  so->listen.settings_n = conn_opts_settings(&so->conn, so->listen.settings);
   ls->drain_timeout = so->drain_timeout;
   ls->max_conns = so->max_conns;
   ls->backlog = so->listen.backlog;

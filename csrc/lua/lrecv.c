@@ -192,7 +192,7 @@ static int recv_line(lua_State *L, struct rt *rt, struct conn *c, const struct c
   struct framing f = {.kind = FRAMING_LINE,
                       .keep = ro->keep,
                       .last = style == AS_ITERATOR,
-                      .max = limit(ro->max, c->limits.line)};
+                      .max = limit(ro->max, c->limits->line)};
   int pushed = recv_at_once(L, rt, c, &f);
   if (pushed) return pushed;
   struct op o = recv_op(c, style == AS_METHOD ? "recv_line" : "lines", &f);
@@ -227,7 +227,7 @@ static int l_recv_until(lua_State *L) {
   struct call_opts ro;
   call_opts_read(L, 3, c, line_keys, &ro);
   f.keep = ro.keep;
-  f.max = limit(ro.max, c->limits.line);
+  f.max = limit(ro.max, c->limits->line);
   int pushed = recv_at_once(L, rt, c, &f);
   if (pushed) return pushed;
   struct op o = recv_op(c, "recv_until", &f);
@@ -255,7 +255,7 @@ the length, 1 to 4
 static int l_recv_pkg(lua_State *L) { return receive(L, recv_pkg, pkg_keys); }
 
 static size_t frame_limit(const struct conn *c, const struct framing *f) {
-  return recv_has_terminator(f) ? c->limits.line : c->limits.frame;
+  return recv_has_terminator(f) ? c->limits->line : c->limits->frame;
 }
 
 static int recv_frame(lua_State *L, struct rt *rt, struct conn *c, const struct call_opts *ro,
@@ -301,9 +301,9 @@ static void read_format(lua_State *L, struct op *o, int idx) {
   const char *s = luaL_checkstring(L, idx);
   if (*s == '*') s++;
   o->peek = false;
-  o->f = (struct framing){.kind = FRAMING_LINE, .last = true, .max = c->limits.line};
+  o->f = (struct framing){.kind = FRAMING_LINE, .last = true, .max = c->limits->line};
   if (*s == 'a')
-    o->f = (struct framing){.kind = FRAMING_ALL, .by_byte = true, .max = c->limits.all};
+    o->f = (struct framing){.kind = FRAMING_ALL, .by_byte = true, .max = c->limits->all};
   else if (*s == 'L')
     o->f.keep = true;
   else if (*s != 'l')

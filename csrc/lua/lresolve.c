@@ -35,7 +35,10 @@ static int llookup_gc(lua_State *L) {
   return 0;
 }
 
-static void abandon(struct op *o) { llookup_drop(o->on); }
+static void abandon(lua_State *L, struct op *o) {
+  (void)L;
+  llookup_drop(o->on);
+}
 
 static void on_found(struct lookup *l, int code, const struct addr *list, int n) {
   struct llookup *ll = l->owner;

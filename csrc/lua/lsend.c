@@ -364,7 +364,8 @@ static int l_send_frame(lua_State *L) {
 /* ---- send and receive ------------------------------------------------------------- */
 
 /* Whatever ends the call now, its reply may still come. */
-static void owe_reply(struct op *o) {
+static void owe_reply(lua_State *L, struct op *o) {
+  (void)L;
   struct conn *c = o->on;
   c->owed = true;
 }

@@ -8,9 +8,7 @@
 
 /* [-0, +1] Its userdata; it must be anchored. */
 static int push_server(lua_State *L, const struct lserver *ls) {
-  lua_rawgeti(L, LUA_REGISTRYINDEX, ls->rt->anchors);
-  lua_rawgeti(L, -1, ls->ref);
-  lua_remove(L, -2);
+  rt_push_anchored(L, ls->rt, ls->ref);
   return lua_gettop(L);
 }
 
@@ -82,14 +80,17 @@ static void note_change(struct lserver *ls) {
   job_queue(&ls->rt->turn, &ls->settle_job);
 }
 
+/* Those that a handler is about to get are found by its task, all others must be remembered. */
+static bool must_remember(const struct lserver *ls) {
+  return ls->tells_close || ls->tls || !ls->s.on_ready;
+}
+
 static void note_fullness(struct lserver *ls) {
   server_set_full(&ls->s, ls->alive >= ls->max_conns);
 }
 
 int serve_adopt(lua_State *L, struct lserver *ls, int ls_idx, int idx) {
   struct conn *c = check_conn(L, ls->rt, idx);
-  lua_pushvalue(L, ls_idx);
-  lua_setiuservalue(L, idx, CONN_SERVER); /* the server outlives its connections */
   bool accepted = is_accepted(L, ls, ls_idx, idx);
   if (c->keeper) return ERR_AGAIN; /* on_accept gave it to a server itself */
   if (!conn_is_open(c)) return ERR_AGAIN;
@@ -97,7 +98,7 @@ int serve_adopt(lua_State *L, struct lserver *ls, int ls_idx, int idx) {
     conn_reset(c);
     return ERR_AGAIN;
   }
-  lconn_remember(L, ls->rt, idx);
+  if (must_remember(ls)) lconn_remember(L, ls->rt, idx);
   c->keeper = &ls->keeper;
   ls->collected = false;
   ls->conns++;
@@ -144,17 +145,31 @@ struct incoming {
   struct lserver *ls;
   struct link *link;
   struct addr peer;
+  int most; /* connections still to be accepted */
 };
 
-static int accept_one(lua_State *L) {
-  struct incoming *in = lua_touserdata(L, 1);
+static void accept_one(lua_State *L, struct incoming *in, int ls_idx) {
   struct lserver *ls = in->ls;
-  int ls_idx = push_server(L, ls), idx = lconn_new(L);
+  int idx = lconn_new(L, ls->rt);
   struct link *l = in->link;
   in->link = NULL;
   int r = serve_admit(L, ls, ls_idx, idx, l, &in->peer);
-  if (r == ERR_NOMEM) return luaL_error(L, "accept: not enough memory");
+  if (r == ERR_NOMEM) luaL_error(L, "accept: not enough memory");
   if (r == 0) serve_spawn(L, ls, ls_idx, idx);
+  lua_settop(L, ls_idx);
+}
+
+/* Protected: an error ends it, and costs the connection at hand. */
+static int accept_some(lua_State *L) {
+  struct incoming *in = lua_touserdata(L, 1);
+  int ls_idx = push_server(L, in->ls);
+  while (in->most > 0) {
+    in->most--;
+    if (server_accept(&in->ls->s, &in->link, &in->peer) == 0)
+      accept_one(L, in, ls_idx);
+    else
+      in->most = 0;
+  }
   return 0;
 }
 
@@ -167,10 +182,8 @@ static void drop_incoming(struct incoming *in) {
 }
 
 void serve_backlog(lua_State *L, struct lserver *ls, int most) {
-  struct incoming in = {.ls = ls};
-  for (int i = 0; i < most; i++) {
-    if (server_accept(&ls->s, &in.link, &in.peer) != 0) return;
-    rt_protect(L, accept_one, &in);
+  for (struct incoming in = {.ls = ls, .most = most}; in.most > 0; in.most--) {
+    rt_protect(L, accept_some, &in);
     drop_incoming(&in);
   }
 }

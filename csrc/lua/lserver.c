@@ -42,7 +42,7 @@ static int accept_try(lua_State *L, struct lserver *ls) {
     r = serve_admit(L, ls, 1, 2, l, &peer);
     if (r != ERR_AGAIN) return r;
     lua_settop(L, 1);
-    lconn_new(L);
+    lconn_new(L, ls->rt);
   }
   return r == 0 ? ERR_AGAIN : r;
 }
@@ -85,7 +85,7 @@ static int l_accept(lua_State *L) {
     return luaL_error(L, "accept: this server has a handler, which gets every connection; use "
                          "wire.listen for a server to accept from");
   lua_settop(L, 1);
-  lconn_new(L); /* now, so that no accepted link is lost if memory runs out */
+  lconn_new(L, rt); /* now, so that no accepted link is lost if memory runs out */
   if (o.timeout <= 0 && server_is_open(&ls->s)) server_look(&ls->s);
   return accept_run(L, rt, &o);
 }
@@ -136,30 +136,32 @@ static bool is_own_task(const struct lserver *ls) {
 }
 
 /* The caller's own connection, if it is the server's, or NULL. */
-static struct conn *own_conn(lua_State *L, const struct lserver *ls) {
-  const struct lconn *own = task_push_own_conn(L, ls->rt->running);
-  lua_pop(L, 1);
-  return own && own->c->keeper == &ls->keeper && own->c->state != CONN_CLOSED ? own->c : NULL;
+static struct conn *own_conn(const struct lserver *ls) {
+  struct conn *c = ls->rt->running->own;
+  return c && c->keeper == &ls->keeper && c->state != CONN_CLOSED ? c : NULL;
 }
 
 /* Who calls from within is not waited for, by himself or by another who does the same. */
-static void step_aside(lua_State *L, struct lserver *ls) {
-  struct conn *c = own_conn(L, ls);
+static void step_aside(struct lserver *ls) {
+  struct conn *c = own_conn(ls);
   ls->stoppers++;
   if (!c || c->spared) return;
   c->spared = true;
   ls->spared++;
 }
 
-static void step_back(lua_State *L, struct lserver *ls) {
-  struct conn *c = own_conn(L, ls);
+static void step_back(struct lserver *ls) {
+  struct conn *c = own_conn(ls);
   ls->stoppers--;
   if (!c || !c->spared) return;
   c->spared = false;
   ls->spared--;
 }
 
-static void abandon(struct op *o) { step_back(o->L, o->on); }
+static void abandon(lua_State *L, struct op *o) {
+  (void)L;
+  step_back(o->on);
+}
 
 static void drain_all(struct lserver *ls) {
   hello_drain(ls);
@@ -206,11 +208,10 @@ static bool is_shut_down(const struct lserver *ls) {
 static int shutdown_run(lua_State *L, struct rt *rt, struct op *o) {
   struct lserver *ls = o->on;
   int r = 0;
-  o->L = L;
   while (r == 0 && (op_spent(L, rt, o) || !is_shut_down(ls))) r = op_wait(L, rt, o);
   op_done(rt, o);
   bool busy = ls->handlers > ls->stoppers, left = reset_all(ls);
-  if (o->abandon) step_back(L, ls);
+  if (o->abandon) step_back(ls);
   lua_pushboolean(L, !busy && !left);
   return 1;
 }
@@ -238,7 +239,7 @@ static int l_shutdown(lua_State *L) {
   lua_settop(L, 1);
   begin_shutdown(L, ls);
   if (is_own_task(ls)) {
-    step_aside(L, ls);
+    step_aside(ls);
     o.abandon = abandon;
   }
   return shutdown_run(L, rt, &o);

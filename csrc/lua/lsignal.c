@@ -120,8 +120,7 @@ static void on_signal(struct signal_watch *w) {
 /* Protected. */
 static int signal_fire(lua_State *L) {
   struct lsignal *ls = lua_touserdata(L, 1);
-  lua_rawgeti(L, LUA_REGISTRYINDEX, ls->rt->anchors);
-  lua_rawgeti(L, -1, ls->ref);
+  rt_push_anchored(L, ls->rt, ls->ref);
   lua_getiuservalue(L, -1, 1);
   task_spawn(L, ls->rt, 0, 0);
   return 0;

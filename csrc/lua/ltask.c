@@ -103,7 +103,7 @@ So does from then on each call that would have to wait; calls that need not wait
 */
 static int l_cancel(lua_State *L) {
   struct task *t = check_task(L, 1);
-  bool alive = !task_ended(t);
+  bool alive = !task_ended(t) && !t->rt->closed;
   if (alive) {
     t->canceled = true;
     if (t->started && t != t->rt->running) wait_wake(&t->w.wait, ERR_CANCELED);

@@ -100,8 +100,7 @@ static int timer_fire(lua_State *L) {
     timer_end(L, lt);
     return 0;
   }
-  lua_rawgeti(L, LUA_REGISTRYINDEX, lt->rt->anchors);
-  lua_rawgeti(L, -1, lt->ref);
+  rt_push_anchored(L, lt->rt, lt->ref);
   int idx = lua_gettop(L);
   if (lt->interval > 0)
     rearm(L, lt);

@@ -350,7 +350,8 @@ static int begin_session(lua_State *L, struct op *o) {
 }
 
 /* Half a session is of no use to anybody. */
-static void abandon(struct op *o) {
+static void abandon(lua_State *L, struct op *o) {
+  (void)L;
   if (o->index) conn_close(o->on);
 }
 
@@ -389,7 +390,7 @@ static int start_tls_run(lua_State *L, struct rt *rt, struct op *o) {
   }
   op_done(rt, o);
   if (r) {
-    abandon(o);
+    abandon(L, o);
     return conn_failed(L, o->on, o->what, r);
   }
   lua_pushboolean(L, true);

@@ -27,8 +27,7 @@ static void on_ended(struct attachment *a) {
 /* Protected: [light userdata watch] */
 static int watch_fire(lua_State *L) {
   struct lwatch *w = lua_touserdata(L, 1);
-  lua_rawgeti(L, LUA_REGISTRYINDEX, w->rt->anchors);
-  lua_rawgeti(L, -1, w->ref);
+  rt_push_anchored(L, w->rt, w->ref);
   lua_getiuservalue(L, -1, 1);
   rt_release(L, w->rt, w->ref);
   w->ref = LUA_NOREF;

@@ -109,9 +109,9 @@ static int raise_cannot_wait(lua_State *L, const struct rt *rt, const char *what
 }
 
 /* Before an error is raised: the call leaves its place, and what it had begun is given up. */
-static void give_up(struct rt *rt, struct op *o) {
+static void give_up(lua_State *L, struct rt *rt, struct op *o) {
   wait_leave(op_self(rt));
-  if (o->abandon) o->abandon(o);
+  if (o->abandon) o->abandon(L, o);
 }
 
 static int raise_canceled(lua_State *L) {
@@ -141,7 +141,7 @@ static int main_wait(lua_State *L, struct rt *rt, struct op *o, struct wait *w) 
   while (!rt->main_woken && rt_step(L, rt)) continue;
   if (rt->main_woken) return 0;
   wait_resume(w);
-  give_up(rt, o);
+  give_up(L, rt, o);
   return luaL_error(L,
                     "deadlock: %s waits for what nothing can bring any more (no server, timer "
                     "or connection to the outside is left)",
@@ -175,7 +175,7 @@ static int op_over(struct rt *rt, struct op *o) {
 int op_wait(lua_State *L, struct rt *rt, struct op *o) {
   int r = op_over(rt, o);
   bool misplaced = r == 0 && !may_wait(L, rt);
-  if (r == ERR_CANCELED || misplaced) give_up(rt, o);
+  if (r == ERR_CANCELED || misplaced) give_up(L, rt, o);
   if (r == ERR_CANCELED) return raise_canceled(L);
   if (misplaced) return raise_cannot_wait(L, rt, o->what);
   return r ? r : op_park(L, rt, o);

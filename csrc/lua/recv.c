@@ -63,7 +63,7 @@ static int gather(struct rt *rt, struct op *o, struct message *m, int r) {
   struct conn *c = o->on;
   size_t n;
   if (c->buffer_wait <= 0 || (r && r != ERR_AGAIN)) return r;
-  if (o->f.max == SIZE_MAX) o->f.max = c->limits.all;
+  if (o->f.max == SIZE_MAX) o->f.max = c->limits->all;
   const struct framing all = {.kind = FRAMING_ALL, .by_byte = true, .max = o->f.max};
   if (r == 0) r = conn_take(c, &all, m);
   conn_input(c, &n);

@@ -7,19 +7,34 @@
 
 /* ---- anchors ---------------------------------------------------------------------- */
 
+/* As luaL_ref, for what comes and goes with every connection: the places that are free form a
+ * list, each holding the number of the next one. */
 int rt_anchor(lua_State *L, struct rt *rt) {
+  int ref = rt->free_anchor ? rt->free_anchor : rt->anchored + 1;
   lua_rawgeti(L, LUA_REGISTRYINDEX, rt->anchors);
-  lua_insert(L, -2);
-  int ref = luaL_ref(L, -2);
-  lua_pop(L, 1);
+  lua_rawgeti(L, -1, ref);
+  int next = (int)lua_tointeger(L, -1); /* none behind the last place: nil, 0 */
+  lua_pushvalue(L, -3);
+  lua_rawseti(L, -3, ref);
+  if (ref > rt->anchored) rt->anchored = ref;
+  rt->free_anchor = next;
+  lua_pop(L, 3);
   return ref;
 }
 
 void rt_release(lua_State *L, struct rt *rt, int ref) {
   if (ref == LUA_NOREF) return;
   lua_rawgeti(L, LUA_REGISTRYINDEX, rt->anchors);
-  luaL_unref(L, -1, ref);
+  lua_pushinteger(L, rt->free_anchor);
+  lua_rawseti(L, -2, ref);
+  rt->free_anchor = ref;
   lua_pop(L, 1);
+}
+
+void rt_push_anchored(lua_State *L, const struct rt *rt, int ref) {
+  lua_rawgeti(L, LUA_REGISTRYINDEX, rt->anchors);
+  lua_rawgeti(L, -1, ref);
+  lua_replace(L, -2);
 }
 
 /* ---- driving ---------------------------------------------------------------------- */

@@ -34,18 +34,18 @@ struct op {
   double due;                   /* timeout as a time, once the call had to wait */
   void *on;                     /* what it is about: a connection, a task, ... */
   struct framing f;             /* receiving: what; sending a message: how */
-  int args, index;              /* arguments on the stack; how many of them are dealt with */
-  bool outside;                 /* something outside the process may end the wait */
-  bool waited, spent;           /* it has waited; it waits because its task's turn is over */
-  void (*abandon)(struct op *); /* run when the call ends by an error, or NULL */
-  lua_State *L;                 /* who calls, if abandon needs it */
-  bool skip, peek;              /* receiving: discard what is too long; leave it where it is */
-  bool keeps_place;             /* receiving: success does not end the call */
-  bool gathers;                 /* receiving: what is there, with the connection's buffer wait */
-  bool as_file;                 /* sending: the result is the connection, as of a Lua file */
-  bool framed;                  /* sending: one message of f */
-  bool server;                  /* start_tls: our role */
-  uint8_t style;                /* receiving: enum recv_style */
+  /* Run when the call ends by an error, or NULL. */
+  void (*abandon)(lua_State *L, struct op *o);
+  int args, index; /* arguments on the stack; how many of them are dealt with */
+  uint8_t style;   /* receiving: enum recv_style */
+  bool outside : 1;            /* something outside the process may end the wait */
+  bool waited : 1, spent : 1;  /* it has waited; it waits because its task's turn is over */
+  bool skip : 1, peek : 1;     /* receiving: discard what is too long; leave it where it is */
+  bool keeps_place : 1;        /* receiving: success does not end the call */
+  bool gathers : 1;            /* receiving: what is there, with the connection's buffer wait */
+  bool as_file : 1;            /* sending: the result is the connection, as of a Lua file */
+  bool framed : 1;             /* sending: one message of f */
+  bool server : 1;             /* start_tls: our role */
 };
 
 struct waiter {
@@ -55,15 +55,18 @@ struct waiter {
 
 enum task_status { TASK_READY, TASK_RUNNING, TASK_WAITING, TASK_DONE, TASK_FAILED, TASK_CANCELED };
 
-/* A coroutine that may wait.  Its userdata: user value 1 the thread, 2 the traceback of its
- * death, 3 the Conn that ends with it.  Anchored in the runtime until it ends. */
+enum { TASK_THREAD = 1, TASK_CONN, TASK_VALUES = TASK_CONN }; /* user values */
+
+/* A coroutine that may wait.  Anchored in the runtime until it ends. */
 struct task {
   struct waiter w;
   struct rt *rt;
   lua_State *co;
   struct waitq joiners;
   struct lserver *serves;  /* whose handler or hook it is, or NULL */
+  struct conn *own;        /* what ends with it, or NULL: that of TASK_CONN */
   int ref;                 /* its anchor */
+  int traceback;           /* anchor of the traceback of its death, or LUA_NOREF */
   uint16_t calls;          /* served in this turn without waiting */
   uint8_t status, outcome; /* outcome: the status that its end will give it */
   bool started, canceled;
@@ -86,9 +89,13 @@ struct rt {
   struct task *running;      /* whose turn it is */
   lua_State *current;        /* the coroutine that may yield to the driver now */
   lua_State *driver;         /* who drives, or NULL */
-  int anchors;               /* registry reference: a table of what lives without its user */
-  int conns;                 /* registry reference: connection -> its Conn, weak */
-  int on_error;              /* registry reference of the user's function, or LUA_NOREF */
+  int conn_metatable, task_metatable; /* registry references */
+  int message_handler;                    /* registry reference: of the bodies of tasks */
+  int anchors;  /* registry reference: a table of what lives without its user, and of numbers */
+  int anchored; /* places in it, */
+  int free_anchor; /* and the first that is free, or 0 */
+  int conns;    /* registry reference: connection -> its Conn, weak */
+  int on_error; /* registry reference of the user's function, or LUA_NOREF */
   unsigned tasks, timers;
   uint16_t main_calls;
   bool main_woken, stopped, closed;
@@ -118,6 +125,13 @@ struct rt *rt_open(lua_State *L);
 /* Keeps the value at the top alive until released: [-1, +0] -> reference. */
 int rt_anchor(lua_State *L, struct rt *rt);
 void rt_release(lua_State *L, struct rt *rt, int ref);
+/* [-0, +1] The value that is kept there. */
+void rt_push_anchored(lua_State *L, const struct rt *rt, int ref);
+/* [userdata] As luaL_setmetatable, by a registry reference. */
+static inline void rt_set_metatable(lua_State *L, int ref) {
+  lua_rawgeti(L, LUA_REGISTRYINDEX, ref);
+  lua_setmetatable(L, -2);
+}
 /* Runs f(p) with errors kept from the caller: they are reported. For jobs, on the driver. */
 void rt_protect(lua_State *L, lua_CFunction f, void *p);
 /* Runs turns until done(arg), outside any task. */
@@ -132,8 +146,8 @@ static inline bool rt_in_task(const struct rt *rt) { return rt->running != NULL;
 /* [-(1 + nargs), +1]  Pops a function and its arguments, pushes a new Task, ready to run.
  * closes: stack index of the Conn that is closed when the task ends, or 0. */
 struct task *task_spawn(lua_State *L, struct rt *rt, int nargs, int closes);
-/* [-0, +1] The Conn that ends with the task, or nil and NULL. */
-const struct lconn *task_push_own_conn(lua_State *L, const struct task *t);
+/* [-0, +1] The Conn that ends with the task, or nil. */
+void task_push_own_conn(lua_State *L, const struct task *t);
 /* [-0, +1] What an uncaught error goes to. */
 void task_push_reporter(lua_State *L, const struct rt *rt);
 static inline bool task_ended(const struct task *t) { return t->status >= TASK_DONE; }
@@ -257,7 +271,7 @@ int push_failure(lua_State *L, const char *what, const char *who, const char *de
 
 /* ---- lconn.c, lfacts.c, lconnopt.c, lrecv.c, lsend.c, lframing.c ----------------------- */
 
-enum { CONN_FRAMING = 1, CONN_SERVER, CONN_VALUES = CONN_SERVER }; /* user values */
+enum { CONN_FRAMING = 1, CONN_VALUES = CONN_FRAMING }; /* user values */
 
 /* No other userdata of this size has the runtime where this has it, so that two calls of Lua's
  * tell a Conn; to compare its metatable takes five. */
@@ -283,7 +297,9 @@ struct conn_opts conn_opts_default(void);
 /* The options table at idx may have "limits", "keepalive" and "framing": reads the first two,
  * pushes the framing or nil.  [-0, +1] */
 void conn_opts_rest(lua_State *L, int idx, struct conn_opts *o);
-/* Sets what is the socket's among them. */
+/* What is the socket's among them, at most LISTEN_SETTINGS -> how many. */
+int conn_opts_settings(const struct conn_opts *o, struct link_setting *list);
+/* Sets those; accepted links have them. */
 void conn_opts_apply(struct link *l, const struct conn_opts *o);
 /* A boolean or a table of times at idx; raises otherwise. */
 struct keepalive check_keepalive(lua_State *L, int idx);
@@ -296,14 +312,14 @@ static inline struct conn *check_conn(lua_State *L, const struct rt *rt, int idx
   return lc->c;
 }
 /* A new Conn without a link; give it one with lconn_open. [-0, +1] -> its index */
-int lconn_new(lua_State *L);
+int lconn_new(lua_State *L, const struct rt *rt);
 /* Gives the new Conn at stack index idx its link, which is taken over in any case, and the
  * framing at index f (nil: none). 0 or ERR_NOMEM. */
 int lconn_open(lua_State *L, struct rt *rt, int idx, struct link *l, const struct addr *peer,
                const struct conn_opts *o, int f);
 /* The Conn at idx can be found again by its connection, as long as it is alive. */
 void lconn_remember(lua_State *L, struct rt *rt, int idx);
-/* [-0, +1] The Conn of a connection that was remembered, or nil. */
+/* [-0, +1] The Conn of a connection that ends with a task or was remembered, or nil. */
 void lconn_push(lua_State *L, struct rt *rt, const struct conn *c);
 /* [-0, +2] message, code of its last failure, or nil, nil. */
 void conn_push_failure(lua_State *L, const struct conn *c);
@@ -355,7 +371,7 @@ static inline struct framing recv_pkg_framing(const struct conn *c, const struct
   return (struct framing){.kind = FRAMING_LENGTH,
                           .size = (uint8_t)o->header,
                           .strip = (uint32_t)o->header,
-                          .max = o->max ? o->max : c->limits.frame};
+                          .max = o->max ? o->max : c->limits->frame};
 }
 
 /* recv_frame with the framing in Lua of the Conn at stack index 1; raises if it has none. */

@@ -12,8 +12,7 @@
 
 /* A yield of ours carries this value; any other comes from the user's own coroutine.yield. */
 static const char sentinel;
-static const char handler_key; /* registry: the message handler, made once */
-const char canceled_key;       /* registry: wire.CANCELED */
+const char canceled_key; /* registry: wire.CANCELED */
 
 /* ---- coroutines ------------------------------------------------------------------- */
 
@@ -37,9 +36,7 @@ int coroutine_pass_wait(lua_State *L, struct rt *rt, lua_KFunction k) {
 }
 
 static void push_task(lua_State *L, const struct task *t) {
-  lua_rawgeti(L, LUA_REGISTRYINDEX, t->rt->anchors);
-  lua_rawgeti(L, -1, t->ref);
-  lua_remove(L, -2);
+  rt_push_anchored(L, t->rt, t->ref);
 }
 
 /* ---- errors ----------------------------------------------------------------------- */
@@ -68,14 +65,28 @@ static const char *push_error_text(lua_State *L) {
   return lua_tostring(L, -1);
 }
 
-/* [light userdata task, err]  The traceback goes to the task's user value: __close handlers,
- * which run between this and the end of the call, may wait, and other tasks may fail then. */
+/* [traceback] -> []  Anchored with the task: __close handlers, which run between an error and the
+ * end of the call, may wait, and other tasks may fail then. */
+static void keep_traceback(lua_State *L, struct task *t) {
+  int old = t->traceback;
+  t->traceback = rt_anchor(L, t->rt);
+  rt_release(L, t->rt, old);
+}
+
+/* [-0, +1] or nil */
+static void push_traceback(lua_State *L, const struct task *t) {
+  if (t->traceback == LUA_NOREF)
+    lua_pushnil(L);
+  else
+    rt_push_anchored(L, t->rt, t->traceback);
+}
+
+/* [light userdata task, err] */
 static int note_death(lua_State *L) {
-  const struct task *t = lua_touserdata(L, 1);
+  struct task *t = lua_touserdata(L, 1);
   lua_remove(L, 1);
-  push_task(L, t);
   luaL_traceback(L, L, push_error_text(L), 2);
-  lua_setiuservalue(L, -3, 2);
+  keep_traceback(L, t);
   return 0;
 }
 
@@ -108,11 +119,10 @@ void task_push_reporter(lua_State *L, const struct rt *rt) {
     lua_rawgeti(L, LUA_REGISTRYINDEX, rt->on_error);
 }
 
-const struct lconn *task_push_own_conn(lua_State *L, const struct task *t) {
+void task_push_own_conn(lua_State *L, const struct task *t) {
   push_task(L, t);
-  lua_getiuservalue(L, -1, 3);
+  lua_getiuservalue(L, -1, TASK_CONN);
   lua_remove(L, -2);
-  return lua_touserdata(L, -1);
 }
 
 static void push_reporter(lua_State *L, const struct task *t) {
@@ -122,12 +132,12 @@ static void push_reporter(lua_State *L, const struct task *t) {
 /* [-0, +1] The third argument of what its error goes to: the connection, if the server has a
  * function for that, otherwise the task. */
 static void push_subject(lua_State *L, const struct task *t) {
-  if (t->serves && serve_push_on_error(L, t->serves)) {
+  if (t->own && serve_push_on_error(L, t->serves)) {
     lua_pop(L, 1);
-    if (task_push_own_conn(L, t)) return;
-    lua_pop(L, 1);
+    task_push_own_conn(L, t);
+  } else {
+    push_task(L, t);
   }
-  push_task(L, t);
 }
 
 /* ---- the body --------------------------------------------------------------------- */
@@ -148,12 +158,11 @@ static int after_report(lua_State *L, int status, lua_KContext ctx) {
 
 /* The stack's last two are err and traceback; they are also the task's results. */
 static int body_failed(lua_State *L, struct task *t) {
-  push_task(L, t);
-  if (lua_getiuservalue(L, -1, 2) == LUA_TNIL) { /* died without the handler: out of memory */
+  push_traceback(L, t);
+  if (lua_isnil(L, -1)) { /* died without the handler: out of memory */
     lua_pop(L, 1);
-    luaL_tolstring(L, -2, NULL);
+    luaL_tolstring(L, -1, NULL);
   }
-  lua_remove(L, -2);
   t->outcome = TASK_FAILED;
   if (t->joiners.first || t->awaited) return 2;
   if (t->reporting) {
@@ -169,16 +178,14 @@ static int body_failed(lua_State *L, struct task *t) {
 }
 
 /* However a task ends, the connection that it served ends with it. */
-static void close_own_conn(lua_State *L, const struct task *t) {
-  const struct lconn *own = task_push_own_conn(L, t);
-  if (own) conn_close(own->c);
-  lua_pop(L, 1);
+static void close_own_conn(const struct task *t) {
+  if (t->own) conn_close(t->own);
 }
 
 static int body_end(lua_State *L, int status, lua_KContext ctx) {
   struct task *t = (struct task *)ctx;
   luaL_checkstack(L, LUA_MINSTACK, "too many results");
-  close_own_conn(L, t);
+  close_own_conn(t);
   if (status == LUA_OK || status == LUA_YIELD) {
     t->outcome = TASK_DONE;
     return lua_gettop(L) - 1;
@@ -193,7 +200,7 @@ static int body_end(lua_State *L, int status, lua_KContext ctx) {
 /* [the task, function, arguments...] */
 static int task_body(lua_State *L) {
   struct task *t = lua_touserdata(L, 1);
-  lua_rawgetp(L, LUA_REGISTRYINDEX, &handler_key);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, t->rt->message_handler);
   lua_replace(L, 1);
   int nargs = lua_gettop(L) - 2;
   return body_end(L, lua_pcallk(L, nargs, LUA_MULTRET, 1, (lua_KContext)t, body_end),
@@ -204,17 +211,19 @@ static int task_body(lua_State *L) {
 
 static void task_end(struct task *t) {
   struct rt *rt = t->rt;
+  if (t->own) t->own->user = NULL;
   if (t->serves) serve_task_ended(t->serves);
   t->status = t->outcome;
   waitq_wake_all(&t->joiners, 0);
   wait_fini(&t->w.wait);
   rt->tasks--;
+  rt_release(rt->driver, rt, t->traceback);
   rt_release(rt->driver, rt, t->ref);
 }
 
 /* It never ran; its connection is closed as if it had. */
 static void task_end_unstarted(struct task *t) {
-  close_own_conn(t->rt->driver, t);
+  close_own_conn(t);
   lua_settop(t->co, 0);
   t->outcome = TASK_CANCELED;
   task_end(t);
@@ -226,9 +235,7 @@ static int spawn_report(lua_State *L) {
   push_reporter(L, t);
   lua_pushvalue(t->co, 1);
   lua_xmove(t->co, L, 1);
-  push_task(L, t);
-  lua_getiuservalue(L, -1, 2);
-  lua_remove(L, -2);
+  push_traceback(L, t);
   push_subject(L, t);
   task_spawn(L, t->rt, 3, 0)->reporting = true;
   return 0;
@@ -241,9 +248,8 @@ static const char STRAY_YIELD[] =
 /* Protected: the traceback of a task that yielded to nobody, and its error on its stack. */
 static int note_stray(lua_State *L) {
   struct task *t = lua_touserdata(L, 1);
-  push_task(L, t);
   luaL_traceback(L, t->co, STRAY_YIELD, 0);
-  lua_setiuservalue(L, -2, 2);
+  keep_traceback(L, t);
   lua_resetthread(t->co);
   lua_settop(t->co, 0);
   lua_pushstring(L, STRAY_YIELD);
@@ -255,7 +261,7 @@ static int note_stray(lua_State *L) {
  * memory for the body itself. */
 static void task_broke(struct task *t, bool stray) {
   if (stray) rt_protect(t->rt->driver, note_stray, t);
-  close_own_conn(t->rt->driver, t);
+  close_own_conn(t);
   if (!stray) lua_resetthread(t->co);
   t->outcome = TASK_FAILED;
   if (t->reporting)
@@ -291,23 +297,26 @@ static void task_run(struct job *j) {
 
 /* ---- spawn ------------------------------------------------------------------------ */
 
-static int task_gc(lua_State *L) {
-  struct task *t = lua_touserdata(L, 1);
-  waitq_wake_all(&t->joiners, ERR_CLOSED);
-  wait_fini(&t->w.wait);
-  return 0;
-}
-
+/* No finalizer: a task is anchored until it ends, and then nothing refers to its struct any more.
+ * When the state is closed, the memory of all is there until the last finalizer has run. */
 static struct task *task_new(lua_State *L, struct rt *rt) {
-  struct task *t = lua_newuserdatauv(L, sizeof *t, 3);
+  struct task *t = lua_newuserdatauv(L, sizeof *t, TASK_VALUES);
   memset(t, 0, sizeof *t);
   t->rt = rt;
-  t->ref = LUA_NOREF;
+  t->ref = t->traceback = LUA_NOREF;
   wait_init(&t->w.wait, &rt->turn, task_run);
-  luaL_setmetatable(L, TASK_NAME);
+  rt_set_metatable(L, rt->task_metatable);
   t->co = lua_newthread(L);
-  lua_setiuservalue(L, -2, 1);
+  lua_setiuservalue(L, -2, TASK_THREAD);
   return t;
+}
+
+/* [task]  It ends with the Conn at idx, which it keeps alive. */
+static void task_own(lua_State *L, struct task *t, int idx) {
+  const struct lconn *lc = lua_touserdata(L, idx);
+  lua_pushvalue(L, idx);
+  lua_setiuservalue(L, -2, TASK_CONN);
+  t->own = lc->c;
 }
 
 struct task *task_spawn(lua_State *L, struct rt *rt, int nargs, int closes) {
@@ -320,14 +329,12 @@ struct task *task_spawn(lua_State *L, struct rt *rt, int nargs, int closes) {
   lua_pushlightuserdata(L, t);
   for (int i = 0; i <= nargs; i++) lua_pushvalue(L, fn + i);
   lua_xmove(L, t->co, nargs + 2);
-  if (closes) {
-    lua_pushvalue(L, closes);
-    lua_setiuservalue(L, -2, 3);
-  }
+  if (closes) task_own(L, t, closes);
   lua_replace(L, fn);
   lua_settop(L, fn);
   lua_pushvalue(L, fn);
   t->ref = rt_anchor(L, rt);
+  if (closes) t->own->user = t;
   rt->tasks++;
   job_queue(&rt->turn, &t->w.wait.job);
   return t;
@@ -337,7 +344,7 @@ struct task *task_spawn(lua_State *L, struct rt *rt, int nargs, int closes) {
 void task_register(lua_State *L, struct rt *rt) {
   lua_pushlightuserdata(L, rt);
   lua_pushcclosure(L, on_message, 1);
-  lua_rawsetp(L, LUA_REGISTRYINDEX, &handler_key);
-  rt_metatable(L, rt, TASK_NAME, ltask_methods, task_gc);
-  lua_pop(L, 1);
+  rt->message_handler = luaL_ref(L, LUA_REGISTRYINDEX);
+  rt_metatable(L, rt, TASK_NAME, ltask_methods, NULL);
+  rt->task_metatable = luaL_ref(L, LUA_REGISTRYINDEX);
 }

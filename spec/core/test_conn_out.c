@@ -100,7 +100,7 @@ TEST(what_is_much_or_urgent_is_written_at_once) { rig_over_both(hasty); }
 static void await_room(struct rig *r) {
   struct waiter w;
   waiter_init(&w, &r->turn);
-  r->conn->limits.high_water = 100;
+  CHECK_EQ(conn_set_limits(r->conn, &(struct conn_limits){.high_water = 100}), 0);
   put_zeros(r->conn, 99);
   CHECK(conn_has_room(r->conn));
   put_zeros(r->conn, 1);
