@@ -17,9 +17,11 @@ struct conn_opts conn_opts_default(void) {
 
 /* ---- life ------------------------------------------------------------------------- */
 
+const char lconn_mark;
+
 int lconn_new(lua_State *L, const struct rt *rt) {
   struct lconn *lc = lua_newuserdatauv(L, sizeof *lc, CONN_VALUES);
-  *lc = (struct lconn){NULL, NULL};
+  *lc = (struct lconn){NULL, NULL, NULL};
   rt_set_metatable(L, rt->conn_metatable);
   return lua_gettop(L);
 }
@@ -29,7 +31,7 @@ int lconn_open(lua_State *L, struct rt *rt, int idx, struct link *l, const struc
   struct lconn *lc = lua_touserdata(L, idx);
   struct conn *c = conn_open(&rt->turn, l, peer);
   if (!c) return ERR_NOMEM;
-  *lc = (struct lconn){c, rt};
+  *lc = (struct lconn){c, rt, &lconn_mark};
   if (conn_set_limits(c, &o->limits) != 0) {
     conn_reset(c);
     return ERR_NOMEM;

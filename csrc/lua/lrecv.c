@@ -36,8 +36,8 @@ typedef int receiver(lua_State *L, struct rt *rt, struct conn *c, const struct c
 
 /* A method whose options are the second argument. */
 static inline int receive(lua_State *L, receiver *recv, const struct opt *keys) {
-  struct rt *rt = rt_of(L);
-  struct conn *c = check_conn(L, rt, 1);
+  struct rt *rt;
+  struct conn *c = check_self(L, &rt);
   struct call_opts ro;
   call_opts_read(L, 2, c, keys, &ro);
   return recv(L, rt, c, &ro, AS_METHOD);
@@ -55,8 +55,8 @@ static int recv_slowly(lua_State *L, struct rt *rt, struct op *o, const struct c
 }
 
 static int recv_count(lua_State *L, const char *what, bool peek) {
-  struct rt *rt = rt_of(L);
-  struct conn *c = check_conn(L, rt, 1);
+  struct rt *rt;
+  struct conn *c = check_self(L, &rt);
   size_t n = check_count(L, 2);
   struct call_opts ro;
   call_opts_read(L, 3, c, plain_keys, &ro);
@@ -118,8 +118,8 @@ Receives what has come, at least one byte and at most so many.
 static int l_recv_some(lua_State *L) {
   size_t max = check_count(L, 2);
   luaL_argcheck(L, max > 0, 2, "at least 1");
-  struct rt *rt = rt_of(L);
-  struct conn *c = check_conn(L, rt, 1);
+  struct rt *rt;
+  struct conn *c = check_self(L, &rt);
   struct call_opts ro;
   call_opts_read(L, 3, c, time_keys, &ro);
   struct framing f = {.kind = FRAMING_RAW, .by_byte = true, .max = max};
@@ -137,8 +137,8 @@ Receives what has come by now.
 @waits never
 */
 static int l_recv_now(lua_State *L) {
-  struct rt *rt = rt_of(L);
-  struct conn *c = check_conn(L, rt, 1);
+  struct rt *rt;
+  struct conn *c = check_self(L, &rt);
   const struct framing f = {.kind = FRAMING_RAW, .by_byte = true, .max = SIZE_MAX};
   struct op o = recv_op(c, "recv_now", &f);
   struct message m;
@@ -219,8 +219,8 @@ Receives up to a delimiter, which is consumed and not returned.
 @waits until the delimiter has come
 */
 static int l_recv_until(lua_State *L) {
-  struct rt *rt = rt_of(L);
-  struct conn *c = check_conn(L, rt, 1);
+  struct rt *rt;
+  struct conn *c = check_self(L, &rt);
   struct framing f = {.kind = FRAMING_DELIMITER};
   f.delimiter = luaL_checklstring(L, 2, &f.delimiter_len);
   luaL_argcheck(L, f.delimiter_len > 0, 2, "an empty delimiter");
@@ -361,8 +361,8 @@ static int l_read(lua_State *L) {
 /* ---- iterators: next(conn, the one before) ------------------------------------------ */
 
 static inline int next_message(lua_State *L, receiver *recv) {
-  struct rt *rt = rt_of(L);
-  struct conn *c = check_conn(L, rt, 1);
+  struct rt *rt;
+  struct conn *c = check_self(L, &rt);
   struct call_opts ro;
   call_opts_read(L, 0, c, NULL, &ro);
   return recv(L, rt, c, &ro, AS_ITERATOR);
@@ -375,8 +375,8 @@ static int next_chunk(lua_State *L) { return next_message(L, recv_raw); }
 
 /* With the options, parsed once, as upvalue 2.  Their timeout is nan: the connection's own. */
 static inline int next_with(lua_State *L, receiver *recv) {
-  struct rt *rt = rt_of(L);
-  struct conn *c = check_conn(L, rt, 1);
+  struct rt *rt;
+  struct conn *c = check_self(L, &rt);
   struct call_opts ro = *(const struct call_opts *)lua_touserdata(L, lua_upvalueindex(2));
   if (isnan(ro.timeout)) ro.timeout = c->timeout;
   return recv(L, rt, c, &ro, AS_ITERATOR);

@@ -204,8 +204,8 @@ Sends strings, numbers and lists of them, nested or not, as one uninterrupted wr
 @waits until less than `limits.high_water` bytes are unsent
 */
 static int l_send(lua_State *L) {
-  struct rt *rt = rt_of(L);
-  struct conn *c = check_conn(L, rt, 1);
+  struct rt *rt;
+  struct conn *c = check_self(L, &rt);
   int last = lua_gettop(L);
   if (!is_options(L, last)) return send_values(L, rt, c, "send", last, NULL, false);
   struct call_opts so;
@@ -222,8 +222,8 @@ Sends all of it at once, or nothing: a slow peer holds nobody up.
 @waits never
 */
 static int l_try_send(lua_State *L) {
-  struct rt *rt = rt_of(L);
-  struct conn *c = check_conn(L, rt, 1);
+  struct rt *rt;
+  struct conn *c = check_self(L, &rt);
   int args = lua_gettop(L);
   size_t total = values_gather(L, args, NULL);
   int r = conn_cannot_send(c);
@@ -242,8 +242,8 @@ Sends as a Lua file writes.
 @follows file:write of Lua
 */
 static int l_write(lua_State *L) {
-  struct rt *rt = rt_of(L);
-  struct conn *c = check_conn(L, rt, 1);
+  struct rt *rt;
+  struct conn *c = check_self(L, &rt);
   return send_values(L, rt, c, "write", lua_gettop(L), NULL, true);
 }
 
@@ -280,8 +280,8 @@ Waits until everything sent has been handed to the system.
 @waits until then
 */
 static int l_flush(lua_State *L) {
-  struct rt *rt = rt_of(L);
-  struct conn *c = check_conn(L, rt, 1);
+  struct rt *rt;
+  struct conn *c = check_self(L, &rt);
   struct op o = send_op(c, "flush", 0);
   o.run = flush_run;
   o.timeout = opt_seconds(L, 2, c->timeout);
@@ -300,8 +300,8 @@ Sends a package: the length of the data, big-endian, and the data.
 @waits until less than `limits.high_water` bytes are unsent
 */
 static int l_send_pkg(lua_State *L) {
-  struct rt *rt = rt_of(L);
-  struct conn *c = check_conn(L, rt, 1);
+  struct rt *rt;
+  struct conn *c = check_self(L, &rt);
   const struct slice data = check_data(L, 2);
   struct call_opts so;
   call_opts_read(L, 3, c, pkg_keys, &so);
@@ -340,8 +340,8 @@ ECLOSED, EPIPE, ECONNRESET
 @raise without a framing
 */
 static int l_send_frame(lua_State *L) {
-  struct rt *rt = rt_of(L);
-  struct conn *c = check_conn(L, rt, 1);
+  struct rt *rt;
+  struct conn *c = check_self(L, &rt);
   luaL_checkany(L, 2);
   lua_settop(L, 3);
   lua_getiuservalue(L, 1, 1); /* the framing lives as long as the call, whatever becomes of it */
@@ -415,8 +415,8 @@ to come, and would be taken for ours)
 @waits until the reply is complete
 */
 static int l_send_recv(lua_State *L) {
-  struct rt *rt = rt_of(L);
-  struct conn *c = check_conn(L, rt, 1);
+  struct rt *rt;
+  struct conn *c = check_self(L, &rt);
   struct op o = send_op(c, "send_recv", 2);
   o.run = exchange_run;
   struct call_opts so;
@@ -440,8 +440,8 @@ Sends a package and receives the package that answers it.
 @waits until the reply is complete
 */
 static int l_send_recv_pkg(lua_State *L) {
-  struct rt *rt = rt_of(L);
-  struct conn *c = check_conn(L, rt, 1);
+  struct rt *rt;
+  struct conn *c = check_self(L, &rt);
   struct op o = send_op(c, "send_recv_pkg", 2);
   o.run = exchange_run;
   luaL_checkstring(L, 2);

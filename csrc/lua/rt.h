@@ -273,12 +273,14 @@ int push_failure(lua_State *L, const char *what, const char *who, const char *de
 
 enum { CONN_FRAMING = 1, CONN_VALUES = CONN_FRAMING }; /* user values */
 
-/* No other userdata of this size has the runtime where this has it, so that two calls of Lua's
- * tell a Conn; to compare its metatable takes five. */
+/* No other userdata of this size has the mark where this has it, so that two calls of Lua's tell a
+ * Conn, and its runtime; to compare its metatable takes five. */
 struct lconn {
   struct conn *c; /* NULL while it is being made, and once it is finalized */
-  const struct rt *rt;
+  struct rt *rt;
+  const char *mark; /* lconn_mark */
 };
+extern const char lconn_mark;
 
 struct keepalive {
   bool on;
@@ -304,11 +306,22 @@ void conn_opts_apply(struct link *l, const struct conn_opts *o);
 /* A boolean or a table of times at idx; raises otherwise. */
 struct keepalive check_keepalive(lua_State *L, int idx);
 
+static inline const struct lconn *check_lconn(lua_State *L, int idx) {
+  const struct lconn *lc = lua_touserdata(L, idx);
+  if (!lc || lua_rawlen(L, idx) != sizeof *lc || lc->mark != &lconn_mark || !lc->c)
+    luaL_typeerror(L, idx, "Conn");
+  return lc;
+}
 /* The Conn at idx, open or not; raises for anything else. */
 static inline struct conn *check_conn(lua_State *L, const struct rt *rt, int idx) {
-  const struct lconn *lc = lua_touserdata(L, idx);
-  if (!lc || lua_rawlen(L, idx) != sizeof *lc || lc->rt != rt || !lc->c)
-    luaL_typeerror(L, idx, "Conn");
+  (void)rt; /* whoever has it knows that the state is not closing */
+  return check_lconn(L, idx)->c;
+}
+/* The Conn that a method was called with, and its runtime; raises like rt_of() and check_conn(). */
+static inline struct conn *check_self(lua_State *L, struct rt **rt) {
+  const struct lconn *lc = check_lconn(L, 1);
+  *rt = lc->rt;
+  if (lc->rt->closed) luaL_error(L, "the Lua state is closing");
   return lc->c;
 }
 /* A new Conn without a link; give it one with lconn_open. [-0, +1] -> its index */
