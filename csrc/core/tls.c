@@ -248,6 +248,7 @@ static void set_habits(struct tls_context *c, SSL_CTX *ssl) {
                                SSL_OP_CIPHER_SERVER_PREFERENCE);
   SSL_CTX_set_mode(ssl, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE |
                             SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+  SSL_CTX_set_read_ahead(ssl, 1);
   SSL_CTX_set_session_cache_mode(ssl, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
   SSL_CTX_set_session_id_context(ssl, (const unsigned char *)&id, sizeof id);
   SSL_CTX_sess_set_new_cb(ssl, on_session);

@@ -9,16 +9,36 @@
 
 enum { KEY_UPDATES = 32 }; /* without data in between: each costs us much more than the peer */
 
+static inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
+
 /* ---- the session's bytes ------------------------------------------------------------- */
+
+/* How much of what was fed the library may have: the rest of the record that it is reading.  It
+ * reads ahead, which saves a call for the head of each record, but it is to open no record unasked:
+ * there may be many that are no data. */
+static size_t rest_of_record(struct link_tls *t, size_t room) {
+  size_t n = 0, body;
+  if (t->body == 0) {
+    while (t->head_len < sizeof t->head && n < t->fed_len)
+      t->head[t->head_len++] = (unsigned char)t->fed[n++];
+    if (t->head_len < sizeof t->head) return n;
+    t->body = (size_t)t->head[3] << 8 | t->head[4];
+    t->head_len = 0;
+  }
+  body = least(t->body, least(t->fed_len, room) - n);
+  t->body -= body;
+  return n + body;
+}
 
 static int bio_read(BIO *b, char *to, int room) {
   struct link_tls *t = BIO_get_data(b);
   BIO_clear_retry_flags(b);
-  if (t->fed_len == 0 || t->updates > KEY_UPDATES) {
+  t->starved = t->fed_len == 0 || t->updates > KEY_UPDATES;
+  if (t->starved) {
     BIO_set_retry_read(b);
     return -1;
   }
-  size_t n = t->fed_len < (size_t)room ? t->fed_len : (size_t)room;
+  size_t n = rest_of_record(t, (size_t)room);
   memcpy(to, t->fed, n);
   t->fed += n;
   t->fed_len -= n;
@@ -175,8 +195,6 @@ ptrdiff_t tls_open(struct link_tls *t, char *to, size_t room) {
 
 /* ---- sealing --------------------------------------------------------------------------- */
 
-static inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
-
 static inline size_t piece_left(const struct pieces *p) { return p->v->iov_len - p->at; }
 
 static void pieces_take(struct pieces *p, size_t n) {
@@ -198,15 +216,20 @@ static const char *pieces_next(struct pieces p, char *page, size_t most, size_t 
   return page;
 }
 
+/* Errors that others left behind cannot mislead here: what keeps it from sealing is want of input,
+ * or an error of its own, the last one. */
 size_t tls_seal(struct link_tls *t, struct pieces *p, size_t room) {
   size_t total = 0, n, done;
-  forget_errors();
+  t->stuck = false;
   while (p->count && total < room && !t->out_end) {
     const char *data = pieces_next(*p, t->root->record, least(room - total, TLS_RECORD), &n);
     if (n == 0) break;
-    int r = SSL_write_ex(t->ssl, data, n, &done);
-    t->stuck = r != 1 && outcome(t, r) == ERR_AGAIN;
-    if (r != 1) break;
+    t->starved = false;
+    if (SSL_write_ex(t->ssl, data, n, &done) != 1) {
+      t->stuck = t->starved;
+      if (!t->stuck) fail_by_library(t);
+      break;
+    }
     pieces_take(p, done);
     total += done;
   }

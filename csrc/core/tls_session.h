@@ -27,11 +27,14 @@ struct link_tls {
   struct buf came, sealed;
   const char *fed; /* what the session may take now, only inside a call */
   size_t fed_len;
+  unsigned char head[5], head_len; /* of the record that is being fed, as far as it has come */
+  size_t body;                     /* what of it was not fed yet, behind its head */
   const char *detail;
   int end;     /* of reading, sticky: ERR_EOF or a code; 0: not yet */
   int out_end; /* why nothing can be written any more; 0: it can */
   uint8_t phase, wanted;
   bool server, shut, below_shut;
+  bool starved;          /* the session asked for more than it was fed */
   bool stuck;            /* the session cannot seal before it has got more input */
   bool partly;           /* a record is open of which there was no room for all */
   bool keeps;            /* its buffers, between two records: tls_buffers.c */

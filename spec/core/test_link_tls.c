@@ -1,6 +1,9 @@
-/* A TLS session as a link: how what is written to it becomes records, and how much one call reads
- * and writes, with the wire in the test's hands.
+/* A TLS session as a link: how what is written to it becomes records, what becomes of records in
+ * pieces, whose errors count, and how much one call reads and writes, with the wire in the test's
+ * hands.
  * What this is not: whether TLS is kept to (the specs of TLS, against other programs). */
+#include <openssl/err.h>
+
 #include "tls_session.h"
 #include "tls_wire.h"
 
@@ -60,6 +63,56 @@ TEST(a_header_fills_the_record_of_its_message) { CHECK_PIECES(4, 2 * RECORD + 10
 TEST(pieces_that_end_within_a_record_share_it) {
   CHECK_PIECES(RECORD - 1, 2, RECORD, 0, RECORD - 5);
   CHECK_PIECES(0, RECORD, 1, 0);
+}
+
+/* ---- records in pieces ---------------------------------------------------------------- */
+
+/* Two records, cut at n; wherever that is, each is there when the last of it is. */
+static void cut_at(struct wire *w, size_t n) {
+  char bytes[256];
+  CHECK_EQ(probe_send(&w->client, "one"), 3);
+  ptrdiff_t first = probe_read(&w->near, bytes, sizeof bytes);
+  CHECK_EQ(probe_send(&w->client, "two"), 3);
+  ptrdiff_t second = probe_read(&w->near, bytes + first, sizeof bytes - (size_t)first);
+  size_t len = (size_t)(first + second);
+  w->got_len = 0;
+  CHECK_EQ(probe_write(&w->far, bytes, n), n);
+  wire_receive(w);
+  CHECK_MEM(w->got, w->got_len, "one", n < (size_t)first ? 0 : 3);
+  CHECK_EQ(probe_write(&w->far, bytes + n, len - n), len - n);
+  wire_receive(w);
+  CHECK_MEM(w->got, w->got_len, "onetwo", 6);
+}
+
+TEST(records_may_come_in_any_pieces) {
+  struct wire w;
+  wire_open(&w);
+  for (size_t n = 1; n < 2 * (3 + ADDED); n++) cut_at(&w, n);
+  wire_close(&w);
+}
+
+/* ---- errors of others ---------------------------------------------------------------- */
+
+static void leave_error(void) { ERR_raise(ERR_LIB_USER, ERR_R_INTERNAL_ERROR); }
+
+TEST(what_others_left_in_the_error_queue_is_none_of_ours) {
+  struct wire w;
+  char bytes[256];
+  wire_open(&w);
+  leave_error();
+  CHECK_EQ(probe_send(&w.client, "one"), 3);
+  leave_error();
+  ptrdiff_t n = probe_read(&w.near, bytes, sizeof bytes);
+  CHECK_EQ(probe_write(&w.far, bytes, 10), 10);
+  CHECK_EQ(probe_read(&w.server, w.got, WIRE), ERR_AGAIN);
+  leave_error();
+  CHECK_EQ(probe_write(&w.far, bytes + 10, (size_t)n - 10), n - 10);
+  CHECK_EQ(probe_read(&w.server, w.got, WIRE), 3);
+  CHECK_EQ(w.client.link->ops->shut(w.client.link), 0);
+  wire_pass(&w.near, &w.far, NULL);
+  leave_error();
+  CHECK_EQ(probe_read(&w.server, w.got, WIRE), 0);
+  wire_close(&w);
 }
 
 /* ---- how much at once ---------------------------------------------------------------- */
