@@ -133,7 +133,9 @@ void conn_unblock(struct conn *c) {
 
 char *conn_reserve(struct conn *c, size_t n) {
   if (!c->out.mem) buf_reuse(&c->out, &c->turn->spares);
-  return buf_reserve(&c->out, n, SIZE_MAX);
+  char *room = buf_reserve(&c->out, n, SIZE_MAX);
+  if (!room && buf_len(&c->out) == 0) buf_recycle(&c->out, &c->turn->spares);
+  return room;
 }
 
 void conn_commit(struct conn *c, size_t n, bool at_once) {

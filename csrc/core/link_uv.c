@@ -110,7 +110,7 @@ static size_t total_of(const struct iovec *v, int count) {
 static ssize_t send_pieces(int fd, const struct iovec *v, int count) {
   if (count == 1) return send(fd, v->iov_base, v->iov_len, PLATFORM_SEND_FLAGS);
   struct msghdr m = {.msg_iov = (struct iovec *)v};
-  m.msg_iovlen = (size_t)(count < IOV_MAX ? count : IOV_MAX);
+  m.msg_iovlen = (size_t)count;
   return sendmsg(fd, &m, PLATFORM_SEND_FLAGS);
 }
 
@@ -119,6 +119,7 @@ static ptrdiff_t link_uv_write(struct link *l, const struct iovec *v, int count)
   ssize_t r;
   if (u->phase != UP) return link_uv_state(l);
   if (u->failure) return u->failure;
+  if (count > IOV_MAX) count = IOV_MAX; /* what is behind does not make a write a short one */
   do r = send_pieces(u->fd, v, count);
   while (r < 0 && errno == EINTR);
   if (r < (ssize_t)total_of(v, count)) watch_dry(&u->watch, WATCH_OUT);

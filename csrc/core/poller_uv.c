@@ -82,10 +82,8 @@ void poller_poll(struct poller *p, int64_t ms) {
   const int64_t far = 1000000;
   if (ms == 0)
     run_within(p, far, UV_RUN_NOWAIT);
-  else if (ms > 0)
-    run_within(p, ms, UV_RUN_ONCE);
   else
-    uv_run(p->loop, UV_RUN_ONCE);
+    run_within(p, ms > 0 ? ms : far, UV_RUN_ONCE);
 }
 
 bool poller_alive(const struct poller *p) { return uv_loop_alive(p->loop); }

@@ -233,11 +233,13 @@ static bool is_client_gone(int error) {
   return error == ECONNABORTED || error == EPROTO || error == EINTR;
 }
 
-static int next_client(int listener, struct sockaddr *sa, socklen_t room) {
+/* After so many tries there may be more: the listener is dry only when the system says so. */
+static int next_client(struct acceptor_uv *a, struct sockaddr *sa, socklen_t room) {
   for (int i = 0; i < ACCEPT_TRIES; i++) {
     socklen_t len = room;
-    int fd = platform_accept(listener, sa, &len);
+    int fd = platform_accept(a->fd, sa, &len);
     if (fd >= 0) return fd;
+    if (errno == EAGAIN) watch_dry(&a->watch, WATCH_IN);
     if (!is_client_gone(errno)) return -errno;
   }
   return ERR_AGAIN;
@@ -246,8 +248,7 @@ static int next_client(int listener, struct sockaddr *sa, socklen_t room) {
 static int world_uv_accept(struct acceptor *base, struct link **out, struct addr *peer) {
   struct acceptor_uv *a = acceptor_of(base);
   struct sockaddr_storage sa;
-  int fd = next_client(a->fd, (struct sockaddr *)&sa, sizeof sa);
-  if (fd == ERR_AGAIN) watch_dry(&a->watch, WATCH_IN);
+  int fd = next_client(a, (struct sockaddr *)&sa, sizeof sa);
   if (fd < 0) return fd;
   addr_from_sockaddr(peer, (struct sockaddr *)&sa);
   if (!PLATFORM_OPTIONS_INHERITED) link_uv_set(fd, a->opts.settings, a->opts.settings_n);
