@@ -1,10 +1,15 @@
 /* Which sessions keep the buffers of their records: those that are busy, a bounded number, for as
  * long as they are.
  * What this is not: what goes through them (test_link_tls.c, and all specs of TLS). */
-#include <malloc.h>
-
 #include "tls_session.h"
 #include "tls_wire.h"
+
+#if defined __GLIBC__ && !defined __SANITIZE_ADDRESS__
+#if __GLIBC_PREREQ(2, 33)
+#include <malloc.h>
+#define TELLS_USE
+#endif
+#endif
 
 enum { BUSY = 64, KEPT_MOST = 256, KIB = 1024 };
 
@@ -86,9 +91,9 @@ static void ends(struct wire *w) {
 
 TEST(a_session_that_is_idle_keeps_nothing) { with_wire(ends); }
 
-/* Of the whole process; -1: the allocator does not tell, or is not the system's. */
+/* Bytes of the whole process; -1: the allocator does not tell, or is not the system's. */
 static long in_use(void) {
-#if defined __GLIBC__ && !defined __SANITIZE_ADDRESS__
+#ifdef TELLS_USE
   return under_valgrind() ? -1 : (long)mallinfo2().uordblks;
 #else
   return -1;
