@@ -189,11 +189,22 @@ static void both_ends(struct side *s) {
 
 TEST(a_connection_ended_both_ways_keeps_nobody_busy) { run_over_both(both_ends); }
 
+/* The system still moves bytes on to the peer's side, which makes room, after the first time. */
+static void fill_up(struct side *s) {
+  bool full = false;
+  for (int i = 0; i < 50 && !full; i++) {
+    probe_fill(&s->p, 4 << 20);
+    probe_want(&s->p, LINK_OUT);
+    full = is_calm(s->w);
+  }
+  CHECK(full);
+  CHECK_EQ(s->p.reports, 0);
+}
+
 /* Reading stopped because the peer does not read either. */
 static void back_pressure(struct side *s) {
-  probe_fill(&s->p, 4 << 20);
+  fill_up(s);
   peer_says(s, "waits", 0);
-  probe_want(&s->p, LINK_OUT);
   CHECK(is_calm(s->w));
   CHECK_EQ(s->p.reports, 0);
   CHECK_EQ(shutdown(s->fd, SHUT_WR), 0);
@@ -216,8 +227,8 @@ static void room(struct side *s) {
   for (int i = 0; i < 5; i++) {
     probe_want(&s->p, i % 2 ? LINK_OUT : 0);
     probe_fill(&s->p, i % 3 ? 4 << 20 : 1000);
+    if (i > 2) fill_up(s);
     probe_want(&s->p, LINK_OUT);
-    CHECK(is_calm(s->w));
     AWAIT(s->w, (drain_peer(s), s->p.seen & LINK_OUT));
     CHECK(probe_write(&s->p, "x", 1) == 1);
   }
@@ -226,9 +237,7 @@ static void room(struct side *s) {
 TEST(room_for_output_is_reported_whenever_it_comes) { run_over_both(room); }
 
 static void break_blocked(struct side *s) {
-  probe_fill(&s->p, 4 << 20);
-  probe_want(&s->p, LINK_OUT);
-  CHECK(is_calm(s->w));
+  fill_up(s);
   peer_gone(s);
   AWAIT(s->w, s->p.seen & LINK_OUT);
   CHECK(probe_write(&s->p, "x", 1) < 0);
