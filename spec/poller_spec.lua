@@ -188,6 +188,21 @@ describe("A call that need not wait", function()
     assert.is_true(others >= 10000 // 256 and most <= 2 * 256, most)
   end)
 
+  it("gives others their turn although it fails", function()
+    local a <close> = wire.pipe()
+    local others = 0
+    local ticker = wire.spawn(function()
+      while true do
+        others = others + 1
+        wire.sleep(0)
+      end
+    end)
+    local huge = ("x"):rep(70000)
+    for _ = 1, 5000 do fails("EMSGSIZE", a:send_pkg(huge)) end
+    ticker:cancel()
+    assert.is_true(others >= 5000 // 256, others)
+  end)
+
   it("skips what is too long, in its turn", function()
     local _, b = wire.pipe()
     b:unread(("x"):rep(300000) .. "\nshort\n" .. ("y"):rep(20) .. "\nlast\n")

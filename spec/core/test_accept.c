@@ -205,7 +205,7 @@ TEST(many_clients_that_are_gone_do_not_hide_those_behind_them) {
   int status = -1;
   fflush(NULL);
   pid_t child = fork();
-  if (child == 0) _exit(is_reported_again() ? 0 : 1);
+  if (child == 0) exit(is_reported_again() ? 0 : 1);
   CHECK_EQ(waitpid(child, &status, 0), child);
   CHECK_EQ(status, 0);
 }
