@@ -78,9 +78,9 @@ struct conn {
   const struct conn_limits *limits;
   double timeout; /* default of each call; INFINITY */
   double recv_deadline, send_deadline;
-  double recv_due;                       /* the earlier of recv_deadline and the end of idleness */
-  float idle_timeout;                    /* seconds without a message; INFINITY */
-  float buffer_wait;                     /* of quiet after which recv() has everything; 0 */
+  double recv_due;    /* the earlier of recv_deadline and the end of idleness */
+  float idle_timeout; /* seconds without a message; INFINITY */
+  float buffer_wait;  /* of quiet after which recv() has everything; 0 */
   union {
     struct attachment *ending; /* OPEN: what ends with it */
     struct conn *next_ended;   /* later: the keeper's own */
@@ -88,9 +88,9 @@ struct conn {
   struct timer timer;                    /* CLOSING: no progress, then no end */
   struct conn *next_visit, *prev, *next; /* in the turn's lists: visits, all */
   struct addr peer;
-  struct keeper *keeper;   /* may be NULL */
-  void *user;              /* the owner's own */
-  uint64_t consumed; /* bytes taken off the input: tells whether somebody took some meanwhile */
+  struct keeper *keeper; /* may be NULL */
+  void *user;            /* the owner's own */
+  uint64_t consumed;     /* bytes taken off the input: tells whether somebody took some meanwhile */
   uint64_t bytes_in, bytes_out, messages_in, messages_out;
   double opened, last_active; /* last_active: CLOSING: when the peer last took something */
   union {
@@ -102,8 +102,8 @@ struct conn {
   int in_end;         /* the end of the input, sticky: ERR_EOF or a code; 0: not yet */
   int out_end;        /* why nothing can be written any more; 0: it can */
   uint8_t state, holders, scan_kind;
-  uint8_t skipping;          /* the framing whose over-long message is being thrown away, or 0 */
-  bool readable : 1, blocked : 1; /* the link may have input; it took less than it was given */
+  uint8_t skipping; /* the framing whose over-long message is being thrown away, or 0 */
+  bool readable : 1, blocked : 1;    /* the link may have input; it took less than it was given */
   bool fin_wanted : 1, fin_sent : 1; /* the end of our output: behind what is unsent; it is out */
   bool delayed : 1;                  /* OPEN: the timer will close it */
   bool handshaking : 1;              /* its link is not up yet */

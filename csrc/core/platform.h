@@ -23,7 +23,7 @@ enum { PLATFORM_OPTIONS_INHERITED = false }; /* where nobody promises it */
 #ifdef MSG_NOSIGNAL
 enum { PLATFORM_SEND_FLAGS = MSG_NOSIGNAL };
 #else
-enum { PLATFORM_SEND_FLAGS = 0 }; /* platform_socket and platform_accept set SO_NOSIGPIPE */
+enum { PLATFORM_SEND_FLAGS = 0 };            /* platform_socket and platform_accept set SO_NOSIGPIPE */
 #endif
 
 /* Both: a descriptor that neither blocks nor survives exec, or -1 and errno. */

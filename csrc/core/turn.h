@@ -82,11 +82,11 @@ struct turn {
   char *page;                                  /* PAGE_SIZE_BYTES, allocated once */
   struct conn *borrower;                       /* whose unread bytes are page[page_at, page_end) */
   size_t page_at, page_end;
-  struct spares spares; /* for inputs of long messages, and for outputs */
-  struct text *texts;   /* of turn_keep() */
+  struct spares spares;  /* for inputs of long messages, and for outputs */
+  struct text *texts;    /* of turn_keep() */
   struct limits *limits; /* the last ones that are not the default: conn_set_limits() */
-  struct tls_root *tls; /* what all TLS sessions share; made when the first one is */
-  unsigned long count;  /* of turns */
+  struct tls_root *tls;  /* what all TLS sessions share; made when the first one is */
+  unsigned long count;   /* of turns */
 };
 
 /* Takes over the world. 0 or ERR_NOMEM. */

@@ -64,7 +64,7 @@ static int lconn_gc(lua_State *L) {
   lua_settop(L, 1);
   if (!lc->c || (!rt->closed && lives_on(L, rt, lc))) return 0;
   if (!rt->closed) conn_drop(lc->c, CONN_OF_OWNER);
-  *lc = (struct lconn){NULL, NULL};
+  *lc = (struct lconn){NULL, NULL, NULL};
   return 0;
 }
 

@@ -58,9 +58,8 @@ static int set_number(struct link *l, enum link_option what, int value) {
 
 /* -> how many */
 static int keepalive_settings(const struct keepalive *k, struct link_setting *list) {
-  const struct link_setting times[] = {{LINK_KEEP_IDLE, k->idle},
-                                       {LINK_KEEP_INTERVAL, k->interval},
-                                       {LINK_KEEP_COUNT, k->count}};
+  const struct link_setting times[] = {
+      {LINK_KEEP_IDLE, k->idle}, {LINK_KEEP_INTERVAL, k->interval}, {LINK_KEEP_COUNT, k->count}};
   int n = 0;
   list[n++] = (struct link_setting){LINK_KEEPALIVE, k->on};
   for (int i = 0; i < 3; i++)

@@ -160,8 +160,8 @@ static int send_message_at_once(lua_State *L, struct rt *rt, struct conn *c, con
   size_t total;
   if (!may_put(rt, c)) return 0;
   int r = put_message(L, rt, c, f, data, head_index, &total);
+  op_charge(rt, 1, r ? 0 : total);
   if (r) return conn_failed(L, c, what, r);
-  op_charge(rt, 1, total);
   return push_sent(L, total, false);
 }
 

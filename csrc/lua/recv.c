@@ -16,6 +16,10 @@ struct op recv_op(struct conn *c, const char *what, const struct framing *f) {
                      .outside = c->link && c->link->outside};
 }
 
+static inline bool is_overdue(struct rt *rt, const struct conn *c) {
+  return c->recv_due != INFINITY && c->recv_due <= turn_now(&rt->turn);
+}
+
 /* Between two messages of a connection whose server shuts down?  A reply is still awaited. */
 static bool is_drained(const struct op *o) {
   const struct conn *c = o->on;
@@ -82,9 +86,7 @@ static int gathered(struct op *o, struct message *m) {
 static void recv_begin(struct rt *rt, struct op *o) {
   struct conn *c = o->on;
   conn_begin(c, &o->f);
-  if (c->draining || o->timeout <= 0 ||
-      (c->recv_due != INFINITY && c->recv_due <= turn_now(&rt->turn)))
-    conn_try_link(c);
+  if (c->draining || o->timeout <= 0 || is_overdue(rt, c)) conn_try_link(c);
 }
 
 int recv_wait(lua_State *L, struct rt *rt, struct op *o, struct message *m) {
@@ -132,7 +134,7 @@ int recv_push(lua_State *L, struct rt *rt, struct conn *c, const struct framing 
 
 int recv_at_once(lua_State *L, struct rt *rt, struct conn *c, const struct framing *f) {
   struct message m;
-  if (conn_is_dry(c) || c->skipping || !op_at_once(rt, &c->readers)) return 0;
+  if (conn_is_dry(c) || c->skipping || !op_at_once(rt, &c->readers) || is_overdue(rt, c)) return 0;
   conn_begin(c, f);
   if (conn_find(c, f, &m) != 0) return 0;
   ++*op_calls(rt);

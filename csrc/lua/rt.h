@@ -27,25 +27,25 @@ struct op {
   /* What the call is: tries, waits, and pushes the results -> how many.  Begun by the method,
    * begun again after each wait in a task. */
   int (*run)(lua_State *L, struct rt *rt, struct op *o);
-  const char *what;             /* the call's name, for messages */
-  struct waitq *q;              /* where it stands in line, or NULL */
-  const double *deadline;       /* the connection's, or NULL */
-  double timeout;               /* the call's own budget in seconds; INFINITY */
-  double due;                   /* timeout as a time, once the call had to wait */
-  void *on;                     /* what it is about: a connection, a task, ... */
-  struct framing f;             /* receiving: what; sending a message: how */
+  const char *what;       /* the call's name, for messages */
+  struct waitq *q;        /* where it stands in line, or NULL */
+  const double *deadline; /* the connection's, or NULL */
+  double timeout;         /* the call's own budget in seconds; INFINITY */
+  double due;             /* timeout as a time, once the call had to wait */
+  void *on;               /* what it is about: a connection, a task, ... */
+  struct framing f;       /* receiving: what; sending a message: how */
   /* Run when the call ends by an error, or NULL. */
   void (*abandon)(lua_State *L, struct op *o);
-  int args, index; /* arguments on the stack; how many of them are dealt with */
-  uint8_t style;   /* receiving: enum recv_style */
-  bool outside : 1;            /* something outside the process may end the wait */
-  bool waited : 1, spent : 1;  /* it has waited; it waits because its task's turn is over */
-  bool skip : 1, peek : 1;     /* receiving: discard what is too long; leave it where it is */
-  bool keeps_place : 1;        /* receiving: success does not end the call */
-  bool gathers : 1;            /* receiving: what is there, with the connection's buffer wait */
-  bool as_file : 1;            /* sending: the result is the connection, as of a Lua file */
-  bool framed : 1;             /* sending: one message of f */
-  bool server : 1;             /* start_tls: our role */
+  int args, index;            /* arguments on the stack; how many of them are dealt with */
+  uint8_t style;              /* receiving: enum recv_style */
+  bool outside : 1;           /* something outside the process may end the wait */
+  bool waited : 1, spent : 1; /* it has waited; it waits because its task's turn is over */
+  bool skip : 1, peek : 1;    /* receiving: discard what is too long; leave it where it is */
+  bool keeps_place : 1;       /* receiving: success does not end the call */
+  bool gathers : 1;           /* receiving: what is there, with the connection's buffer wait */
+  bool as_file : 1;           /* sending: the result is the connection, as of a Lua file */
+  bool framed : 1;            /* sending: one message of f */
+  bool server : 1;            /* start_tls: our role */
 };
 
 struct waiter {
@@ -85,17 +85,17 @@ struct quit {
 
 struct rt {
   struct turn turn;
-  struct waiter main_waiter; /* of calls outside any task */
-  struct task *running;      /* whose turn it is */
-  lua_State *current;        /* the coroutine that may yield to the driver now */
-  lua_State *driver;         /* who drives, or NULL */
+  struct waiter main_waiter;          /* of calls outside any task */
+  struct task *running;               /* whose turn it is */
+  lua_State *current;                 /* the coroutine that may yield to the driver now */
+  lua_State *driver;                  /* who drives, or NULL */
   int conn_metatable, task_metatable; /* registry references */
-  int message_handler;                    /* registry reference: of the bodies of tasks */
-  int anchors;  /* registry reference: a table of what lives without its user, and of numbers */
-  int anchored; /* places in it, */
+  int message_handler;                /* registry reference: of the bodies of tasks */
+  int anchors;     /* registry reference: a table of what lives without its user, and of numbers */
+  int anchored;    /* places in it, */
   int free_anchor; /* and the first that is free, or 0 */
-  int conns;    /* registry reference: connection -> its Conn, weak */
-  int on_error; /* registry reference of the user's function, or LUA_NOREF */
+  int conns;       /* registry reference: connection -> its Conn, weak */
+  int on_error;    /* registry reference of the user's function, or LUA_NOREF */
   unsigned tasks, timers;
   uint16_t main_calls;
   bool main_woken, stopped, closed;

@@ -35,9 +35,7 @@ int coroutine_pass_wait(lua_State *L, struct rt *rt, lua_KFunction k) {
   return coroutine_park(L, (lua_KContext)rt->running, k);
 }
 
-static void push_task(lua_State *L, const struct task *t) {
-  rt_push_anchored(L, t->rt, t->ref);
-}
+static void push_task(lua_State *L, const struct task *t) { rt_push_anchored(L, t->rt, t->ref); }
 
 /* ---- errors ----------------------------------------------------------------------- */
 

@@ -3,6 +3,15 @@
 #include <stdlib.h>
 #include <unistd.h>
 #include <uv/errno.h>
+#ifdef __linux__
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#endif
 
 #include "probe.h"
 
@@ -152,3 +161,52 @@ TEST(a_wildcard_destination_is_this_host) {
   w->ops->accept_close(a);
   probe_world_end(w);
 }
+
+#ifdef __linux__
+/* ---- clients that are gone ------------------------------------------------------- */
+
+/* From now on the system says of every client that it is gone; for this process there is no way
+ * back. */
+static bool lose_clients(void) {
+  struct sock_filter code[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_accept4, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ECONNABORTED),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  const struct sock_fprog filter = {.len = sizeof code / sizeof *code, .filter = code};
+  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+         prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
+}
+
+/* In a process of its own. */
+static bool is_reported_again(void) {
+  struct world *w = probe_world();
+  struct addr at, peer;
+  struct acceptor *a = probe_listen(w, "127.0.0.1", &at);
+  struct probe client;
+  struct link *l;
+  bool good = probe_dial(w, &client, &at) == 0 && lose_clients();
+  a->ready = on_acceptable;
+  w->ops->accept_want(a, true);
+  for (int i = 0; i < 3 && good; i++) {
+    announcements = 0;
+    AWAIT(w, announcements);
+    good = announcements && w->ops->accept(a, &l, &peer) == ERR_AGAIN;
+  }
+  w->ops->accept_close(a);
+  probe_close(&client, true);
+  probe_world_end(w);
+  return good;
+}
+
+/* It gave up after some, but there may be more. */
+TEST(many_clients_that_are_gone_do_not_hide_those_behind_them) {
+  int status = -1;
+  fflush(NULL);
+  pid_t child = fork();
+  if (child == 0) exit(is_reported_again() ? 0 : 1);
+  CHECK_EQ(waitpid(child, &status, 0), child);
+  CHECK_EQ(status, 0);
+}
+#endif

@@ -189,11 +189,22 @@ static void both_ends(struct side *s) {
 
 TEST(a_connection_ended_both_ways_keeps_nobody_busy) { run_over_both(both_ends); }
 
+/* The system still moves bytes on to the peer's side, which makes room, after the first time. */
+static void fill_up(struct side *s) {
+  bool full = false;
+  for (int i = 0; i < 50 && !full; i++) {
+    probe_fill(&s->p, 4 << 20);
+    probe_want(&s->p, LINK_OUT);
+    full = is_calm(s->w);
+  }
+  CHECK(full);
+  CHECK_EQ(s->p.reports, 0);
+}
+
 /* Reading stopped because the peer does not read either. */
 static void back_pressure(struct side *s) {
-  probe_fill(&s->p, 4 << 20);
+  fill_up(s);
   peer_says(s, "waits", 0);
-  probe_want(&s->p, LINK_OUT);
   CHECK(is_calm(s->w));
   CHECK_EQ(s->p.reports, 0);
   CHECK_EQ(shutdown(s->fd, SHUT_WR), 0);
@@ -216,8 +227,8 @@ static void room(struct side *s) {
   for (int i = 0; i < 5; i++) {
     probe_want(&s->p, i % 2 ? LINK_OUT : 0);
     probe_fill(&s->p, i % 3 ? 4 << 20 : 1000);
+    if (i > 2) fill_up(s);
     probe_want(&s->p, LINK_OUT);
-    CHECK(is_calm(s->w));
     AWAIT(s->w, (drain_peer(s), s->p.seen & LINK_OUT));
     CHECK(probe_write(&s->p, "x", 1) == 1);
   }
@@ -226,9 +237,7 @@ static void room(struct side *s) {
 TEST(room_for_output_is_reported_whenever_it_comes) { run_over_both(room); }
 
 static void break_blocked(struct side *s) {
-  probe_fill(&s->p, 4 << 20);
-  probe_want(&s->p, LINK_OUT);
-  CHECK(is_calm(s->w));
+  fill_up(s);
   peer_gone(s);
   AWAIT(s->w, s->p.seen & LINK_OUT);
   CHECK(probe_write(&s->p, "x", 1) < 0);
@@ -316,3 +325,81 @@ static void shared(struct side *s) {
 }
 
 TEST(a_closed_link_hears_nothing_of_its_duplicated_socket) { run_over_both(shared); }
+
+/* ---- all of it at random --------------------------------------------------------- */
+
+enum { TOTAL = 300000, MOST = 9000 };
+
+/* Both directions of a stream; a '!' among its bytes is an urgent one, of which some are lost. */
+struct flow {
+  struct side *s;
+  uint32_t state;
+  size_t said, heard, written, taken; /* by the peer, from it, by us, from us */
+  bool blocked, urgent;
+};
+
+static size_t any(struct flow *f, size_t most) { return 1 + test_random(&f->state) % most; }
+static char letter(size_t i) { return (char)('a' + i % 23); }
+
+static size_t letters(char *to, size_t at, size_t n) {
+  if (n > TOTAL - at) n = TOTAL - at;
+  for (size_t i = 0; i < n; i++) to[i] = letter(at + i);
+  return n;
+}
+
+static bool are_letters(const char *p, ptrdiff_t n, size_t *at) {
+  for (; n > 0; n--, p++)
+    if (*p != '!' && *p != letter((*at)++)) return false;
+  return true;
+}
+
+static void peer_step(struct flow *f) {
+  char data[MOST];
+  size_t n = letters(data, f->said, any(f, MOST));
+  ssize_t r = n ? send(f->s->fd, data, n, MSG_DONTWAIT | MSG_NOSIGNAL) : 0;
+  f->said += r > 0 ? (size_t)r : 0;
+  if (any(f, 8) == 1 && f->urgent) send(f->s->fd, "!", 1, MSG_DONTWAIT | MSG_OOB);
+  if (any(f, 8) == 1 && !f->urgent && f->said < TOTAL && r == (ssize_t)n)
+    send_beside(f->s->fd, (char[]){letter(f->said++), 0}, 0);
+  if (any(f, 3) > 1) return;
+  r = recv(f->s->fd, data, any(f, MOST), MSG_DONTWAIT);
+  CHECK(are_letters(data, r, &f->taken));
+}
+
+/* One read, or one write after the last was a short one, for each report. */
+static void own_step(struct flow *f) {
+  struct probe *p = &f->s->p;
+  char data[MOST];
+  size_t n = letters(data, f->written, any(f, MOST));
+  ptrdiff_t r = f->blocked || !n ? 0 : probe_write(p, data, n);
+  f->blocked = f->blocked || r < (ptrdiff_t)n;
+  f->written += r > 0 ? (size_t)r : 0;
+  if (!n) f->blocked = false;
+  p->seen = 0;
+  p->link->ops->want(p->link, (any(f, 4) > 1 ? LINK_IN : 0u) | (f->blocked ? LINK_OUT : 0u));
+  f->s->w->ops->poll(f->s->w, 0);
+  if (p->seen & LINK_OUT) f->blocked = false;
+  r = p->seen & LINK_IN ? probe_read(p, data, any(f, MOST)) : 0;
+  CHECK(are_letters(data, r, &f->heard));
+}
+
+static void flow_run(struct side *s, bool urgent) {
+  struct flow f = {.s = s, .state = 11, .urgent = urgent};
+  double limit = s->w->ops->now(s->w) + 20;
+  int small = 4096;
+  CHECK_EQ(s->p.link->ops->option(s->p.link, LINK_SEND_BUFFER, true, &small), 0);
+  while ((f.heard < TOTAL || f.taken < TOTAL) && s->w->ops->now(s->w) < limit) {
+    peer_step(&f);
+    own_step(&f);
+  }
+  CHECK_EQ(f.heard, TOTAL);
+  CHECK_EQ(f.taken, TOTAL);
+}
+
+static void flow_with_urgent(struct side *s) { flow_run(s, true); }
+static void flow_with_descriptors(struct side *s) { flow_run(s, false); }
+
+TEST(nothing_is_lost_however_calls_and_reports_fall) {
+  run_over(tcp_ends, flow_with_urgent);
+  run_over(unix_ends, flow_with_descriptors);
+}
