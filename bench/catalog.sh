@@ -14,6 +14,7 @@
 server epoll "epoll in C" "$out/epoll" "$out/epoll"
 server uv "libuv in C" "$out/uv" "$out/uv"
 server epoll_tls "epoll, OpenSSL in C" "$out/epoll_tls" "$out/epoll_tls"
+server epoll_tls-ahead "the same, reading ahead" "$out/epoll_tls" "$out/epoll_tls" ahead
 server lunewire "lunewire" lua:lunewire "lua5.4 bench/servers/lunewire.lua"
 server lunewire-gen "lunewire, gen. GC" lua:lunewire "lua5.4 bench/servers/lunewire.lua" generational
 server go "Go, flush when idle" "$out/go" "$out/go" flush
@@ -27,7 +28,7 @@ server tarantool "Tarantool" tarantool "tarantool bench/servers/tarantool.lua"
 OURS="lunewire lunewire-gen"
 PEERS="go luv cqueues node tarantool"
 PLAIN="epoll uv $OURS $PEERS"
-TLS="epoll_tls $OURS $PEERS"
+TLS="epoll_tls epoll_tls-ahead $OURS $PEERS"
 
 few=1000 many=8000
 if [ "$form" = quick ]; then few=100 many=400; fi

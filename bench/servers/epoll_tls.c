@@ -1,11 +1,11 @@
 /* The floor over TLS 1.3: OpenSSL on the sockets of epoll.
  *
- *   epoll_tls tls          prints its port, serves until it is killed
+ *   epoll_tls tls [ahead]  prints its port, serves until it is killed
  *   epoll_tls --version    prints the OpenSSL that it runs with
  *
- * BENCH_CERT and BENCH_KEY name the files of the certificate and its key.  OpenSSL reads ahead, so
- * that one call of the system takes what is there, and not two each record; what a wake-up brought
- * is answered in one SSL_write, which seals records of 16 KiB.
+ * BENCH_CERT and BENCH_KEY name the files of the certificate and its key.  As OpenSSL does it by
+ * itself, a record takes two calls of the system to read; `ahead` has it read what is there in one.
+ * What a wake-up brought is answered in one SSL_write, which seals records of 16 KiB.
  * What this is not: a server to learn from; see epoll_echo.h. */
 #include "epoll_echo.h"
 #include <openssl/err.h>
@@ -32,7 +32,7 @@ static bool transport_pending(const struct conn *c) { return SSL_has_pending(c->
 
 static bool transport_wants_write(const struct conn *c) { return SSL_want_write(c->session); }
 
-/* Record after record, as long as OpenSSL has what it read ahead. */
+/* Record after record, as long as OpenSSL has some of what it read. */
 static ptrdiff_t transport_read(struct conn *c, char *at, size_t n) {
   size_t done = 0, got = 0;
   while (done < n && SSL_read_ex(c->session, at + done, n - done, &got)) {
@@ -62,11 +62,13 @@ static const char *file_of(const char *name) {
   return file;
 }
 
-static void make_context(void) {
+static void make_context(bool ahead) {
   context = SSL_CTX_new(TLS_server_method());
   SSL_CTX_set_min_proto_version(context, TLS1_3_VERSION);
-  SSL_CTX_set_read_ahead(context, 1);
-  SSL_CTX_set_default_read_buffer_len(context, READ_ROOM);
+  if (ahead) {
+    SSL_CTX_set_read_ahead(context, 1);
+    SSL_CTX_set_default_read_buffer_len(context, READ_ROOM);
+  }
   SSL_CTX_set_mode(context, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
   if (SSL_CTX_use_certificate_chain_file(context, file_of("BENCH_CERT")) != 1 ||
       SSL_CTX_use_PrivateKey_file(context, file_of("BENCH_KEY"), SSL_FILETYPE_PEM) != 1)
@@ -77,6 +79,6 @@ int main(int argc, char **argv) {
   const char *mode = argc > 1 ? argv[1] : "";
   if (strcmp(mode, "--version") == 0) return puts(OpenSSL_version(OPENSSL_VERSION)) < 0;
   if (strcmp(mode, "tls") != 0) return unsupported();
-  make_context();
+  make_context(argc > 2 && strcmp(argv[2], "ahead") == 0);
   serve(framing_of(mode));
 }
