@@ -291,9 +291,9 @@ struct keepalive check_keepalive(lua_State *L, int idx);
 /* The Conn at idx, open or not; raises for anything else. */
 static inline struct conn *check_conn(lua_State *L, const struct rt *rt, int idx) {
   const struct lconn *lc = lua_touserdata(L, idx);
-  if (!lc || lua_rawlen(L, idx) != sizeof *lc || lc->rt != rt || !lc->c)
-    luaL_typeerror(L, idx, "Conn");
-  return lc->c;
+  if (lc && lua_rawlen(L, idx) == sizeof *lc && lc->rt == rt && lc->c) return lc->c;
+  luaL_typeerror(L, idx, "Conn");
+  return NULL;
 }
 /* A new Conn without a link; give it one with lconn_open. [-0, +1] -> its index */
 int lconn_new(lua_State *L);
