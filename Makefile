@@ -6,7 +6,9 @@
 #   make check      warnings, formatting, analysis, layout, packaging
 #   make sanitize   the tests again under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make valgrind   the tests again under valgrind (slow)
-#   make bench      the benchmarks, if there are any
+#   make bench      installs peers and measures lunewire beside them, for 12 minutes
+#   make bench-quick   one short round of it: are all replies right?
+#   make bench-build   what it runs, build/bench/*, which specs run too
 #   make docs       docs/reference.md, by ldoc, of the comments beside the code
 #   make install    into $(DESTDIR)$(PREFIX)
 #   make clean      removes build/
@@ -35,13 +37,20 @@ CORE_SRC := $(sort $(wildcard csrc/core/*.c))
 BINDING_SRC := $(sort $(wildcard csrc/lua/*.c))
 TEST_SRC := $(sort $(wildcard spec/core/*.c))
 LUA_SRC := $(sort $(wildcard lua/lunewire/*.lua))
-HEADERS := $(sort $(wildcard csrc/*/*.h spec/core/*.h))
+LOAD_SRC := $(sort $(wildcard bench/load/*.c))
+FLOOR_SRC := $(sort $(wildcard bench/servers/*.c))
+HEADERS := $(sort $(wildcard csrc/*/*.h spec/core/*.h bench/*/*.h))
 
 CORE_OBJ := $(CORE_SRC:%.c=$(BUILD)/obj/%.o)
 BINDING_OBJ := $(BINDING_SRC:%.c=$(BUILD)/obj/%.o)
 TEST_OBJ := $(TEST_SRC:%.c=$(BUILD)/obj/%.o)
+LOAD_OBJ := $(LOAD_SRC:%.c=$(BUILD)/obj/%.o)
+FLOOR_OBJ := $(FLOOR_SRC:%.c=$(BUILD)/obj/%.o)
 MODULE := $(BUILD)/lunewire/core.so
 TESTS := $(BUILD)/core_tests
+LOAD := $(BUILD)/bench/load
+FLOORS := $(FLOOR_SRC:bench/servers/%.c=$(BUILD)/bench/%)
+GO := $(if $(shell command -v go 2>/dev/null),$(BUILD)/bench/go)
 
 STRICT := -std=c11 -D_GNU_SOURCE -Wall -Wextra -Wshadow -Wconversion
 INCLUDES := $(patsubst %,-I%,$(sort $(LUA_INCDIR) $(UV_INCDIR) $(OPENSSL_INCDIR)))
@@ -76,6 +85,8 @@ all: $(MODULE)
 	@:
 tests: $(TESTS)
 	@:
+bench-build: $(LOAD) $(FLOORS) $(GO)
+	@:
 
 $(MODULE): $(CORE_OBJ) $(BINDING_OBJ)
 	@mkdir -p $(@D)
@@ -85,6 +96,18 @@ $(MODULE): $(CORE_OBJ) $(BINDING_OBJ)
 $(TESTS): $(CORE_OBJ) $(TEST_OBJ)
 	@echo "  LINK  $@"
 	$(Q)$(LINK) -o $@ $^ $(LIBS)
+
+$(LOAD): $(LOAD_OBJ)
+$(FLOORS): $(BUILD)/bench/%: $(BUILD)/obj/bench/servers/%.o
+$(LOAD) $(FLOORS):
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	$(Q)$(LINK) -o $@ $^ $(LIBS)
+
+$(GO): $(wildcard bench/servers/go/*.go)
+	@mkdir -p $(@D)
+	@echo "  GO    $@"
+	$(Q)CGO_ENABLED=0 GOCACHE=$(abspath $(@D)/gocache) go build -o $@ $^
 
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
@@ -97,10 +120,11 @@ $(BUILD)/flags: FORCE
 	@echo '$(COMPILE) $(LINK)' | cmp -s - $@ || echo '$(COMPILE) $(LINK)' > $@
 
 # The unit tests are a program, which shows its defaults to the sanitizers' library.
-$(CORE_OBJ) $(BINDING_OBJ): EXTRA := -fvisibility=hidden
+$(CORE_OBJ) $(BINDING_OBJ) $(FLOOR_OBJ): EXTRA := -fvisibility=hidden
 $(TEST_OBJ): EXTRA := -Icsrc/core
 
--include $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d)
+-include $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(LOAD_OBJ:.o=.d) \
+  $(FLOOR_OBJ:.o=.d)
 
 # ---- running and testing ------------------------------------------------------------
 
@@ -114,21 +138,28 @@ run:
 
 test:
 	@.ci/need run test
-	@$(AGAIN) all tests
+	@$(AGAIN) all tests bench-build
 	@.ci/suite plain $(BUILD) $(SPEC)
 
 sanitize:
 	@.ci/need run test
-	@$(AGAIN) all tests BUILD=$(BUILD)/sanitize SANITIZE=1 CC=gcc CFLAGS="-O1 -g"
+	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/sanitize SANITIZE=1 CC=gcc CFLAGS="-O1 -g"
 	@.ci/suite sanitize $(BUILD)/sanitize $(SPEC)
 
 valgrind:
 	@.ci/need run test valgrind
-	@$(AGAIN) all tests BUILD=$(BUILD)/valgrind CFLAGS="-O1 -g"
+	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/valgrind CFLAGS="-O1 -g"
 	@.ci/suite valgrind $(BUILD)/valgrind $(SPEC)
 
-bench: all
-	@if [ -x bench/run ]; then bench/run; else echo "there are no benchmarks yet"; fi
+bench:
+	@.ci/need run
+	@.ci/need --try bench
+	@BUILD=$(BUILD) bench/run
+
+bench-quick:
+	@.ci/need run
+	@.ci/need --try bench
+	@BUILD=$(BUILD) bench/run --quick
 
 docs:
 	@.ci/need docs
@@ -141,14 +172,15 @@ check:
 	@$(AGAIN) -k check-gcc check-clang check-format check-tidy check-lua check-layout check-rock
 
 check-gcc:
-	@$(AGAIN) all tests BUILD=$(BUILD)/check/gcc CC=gcc WERROR=1
+	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/check/gcc CC=gcc WERROR=1
 
 check-clang:
-	@$(AGAIN) all tests BUILD=$(BUILD)/check/clang CC=$(CLANG) WERROR=1
+	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/check/clang CC=$(CLANG) WERROR=1
 
 check-format:
 	@echo "  FORMAT"
-	$(Q)clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(HEADERS) bench/*.c
+	$(Q)clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(LOAD_SRC) \
+	  $(FLOOR_SRC) $(HEADERS)
 
 check-tidy:
 	@echo "  TIDY  csrc"
@@ -175,5 +207,5 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all tests run test sanitize valgrind bench docs check check-gcc check-clang \
-  check-format check-tidy check-lua check-layout check-rock install clean FORCE
+.PHONY: all tests run test sanitize valgrind bench bench-quick bench-build docs check check-gcc \
+  check-clang check-format check-tidy check-lua check-layout check-rock install clean FORCE

@@ -142,6 +142,35 @@ describe("a record", function()
     return record:sub(1, at - 1) .. byte .. record:sub(at + 1)
   end
 
+  -- What a record adds to its data: its head, what the cipher needs, and the type in TLS 1.3.
+  local ADDED <const> = { ["TLSv1.2"] = 5 + 8 + 16, ["TLSv1.3"] = 5 + 16 + 1 }
+  local FULL <const> = 16384
+
+  for _, version in ipairs(sessions.VERSIONS) do
+    local function tapped()
+      return sessions.tapped(pki.client { servername = "localhost", max_version = version })
+    end
+
+    it("holds all that was sent in one turn, over " .. version, function()
+      local client, near, far, server = tapped()
+      for _ = 1, 16 do client:send_pkg(("x"):rep(64)) end
+      assert.equal(16 * 66 + ADDED[version], #near:recv_frame(PATIENCE))
+      client:send "y"
+      assert.equal(1 + ADDED[version], #near:recv_frame(PATIENCE))
+      assert.equal("", near:recv_now())
+      for _, conn in ipairs { client, near, far, server } do conn:close() end
+    end)
+
+    it("is full when more than that is waiting, over " .. version, function()
+      local client, near, far, server = tapped()
+      wire.spawn(client.send_pkg, client, ("x"):rep(10 * FULL), { header = 4 })
+      for _ = 1, 10 do assert.equal(FULL + ADDED[version], #near:recv_frame(PATIENCE)) end
+      assert.equal(4 + ADDED[version], #near:recv_frame(PATIENCE))
+      assert.equal("", near:recv_now())
+      for _, conn in ipairs { client, near, far, server } do conn:close() end
+    end)
+  end
+
   for _, version in ipairs(sessions.VERSIONS) do
     it("with one bit flipped is ETLS and delivers nothing, over " .. version, function()
       for _, at in ipairs { 6, 14, -1 } do

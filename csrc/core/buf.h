@@ -49,7 +49,7 @@ struct spares {
   struct spare *first;
   size_t bytes; /* never more than SPARES_MOST */
 };
-enum { SPARES_MOST = 256 * 1024 };
+enum { SPARES_MOST = 2 * (1024 + 64) * 1024 }; /* two long messages, and room for small ones */
 
 /* buf_fini(), but the memory is kept for another if there is room. */
 void buf_recycle(struct buf *b, struct spares *s);

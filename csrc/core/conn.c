@@ -240,6 +240,7 @@ static int fill_page(struct conn *c) {
 
 /* A long message goes where it will stay: memory grows as it comes, and never past its end. */
 static int fill_tail(struct conn *c, size_t have, size_t most) {
+  if (!c->in.mem) buf_reuse(&c->in, &c->turn->spares);
   int r = conn_spill(c);
   if (r) return r;
   size_t left = most - have, step = have < PAGE_SIZE_BYTES ? PAGE_SIZE_BYTES : have;
@@ -321,7 +322,10 @@ void conn_consume(struct conn *c, size_t n) {
   c->consumed += n;
   c->skipping = 0; /* whoever takes bytes decides anew where a line begins */
   if (!has_page(c)) {
-    buf_consume(&c->in, n);
+    if (n < buf_len(&c->in))
+      buf_consume(&c->in, n);
+    else
+      buf_recycle(&c->in, &t->spares);
     return;
   }
   size_t have = t->page_end - t->page_at;

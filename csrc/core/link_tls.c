@@ -16,7 +16,8 @@
 #include "turn.h"
 
 enum {
-  SEAL_AT_ONCE = 64 * 1024, /* bytes of data taken by one write */
+  SEAL_AT_ONCE = 64 * 1024, /* bytes of data in one write of the link below */
+  CALL_MOST = 256 * 1024,   /* read or written by one call, about: the others wait meanwhile */
   SEALED_MOST = 64 * 1024,  /* unsent: no more is read meanwhile, since reading may cause output */
   OVERHEAD = 512            /* what a record may add to its data, generously */
 };
@@ -134,16 +135,15 @@ static void handshake(struct link_tls *t) {
 /* Handshakes cost much; the connections that are up go first. */
 static bool may_step(struct link_tls *t) {
   struct tls_root *root = t->root;
-  if (root->turn != t->turn->count) root->steps = 0;
-  root->turn = t->turn->count;
+  if (root->count != t->turn->count) root->steps = 0;
+  root->count = t->turn->count;
   return root->steps++ < TLS_HANDSHAKE_STEPS;
 }
 
 /* ---- readiness ------------------------------------------------------------------------ */
 
 static bool is_pending(const struct link_tls *t) {
-  return t->phase != HANDSHAKE &&
-         (buf_len(&t->came) || t->end || (t->ssl && SSL_pending(t->ssl) > 0));
+  return t->phase != HANDSHAKE && (buf_len(&t->came) || t->end || t->partly);
 }
 
 static void report(struct link_tls *t, unsigned events) {
@@ -198,17 +198,25 @@ static int link_tls_state(struct link *l) {
 
 static ptrdiff_t read_end(const struct link_tls *t) { return t->end == ERR_EOF ? 0 : t->end; }
 
-/* Reads below until something could be opened, or there is no more. */
+/* Is it worth while to read the link below again?  Not for what would nearly all be kept. */
+static bool reads_on(ptrdiff_t got, size_t total, size_t room) {
+  if (got < 0 && got != ERR_AGAIN) return false;
+  return total == 0 || room - total >= PAGE_SIZE_BYTES;
+}
+
+/* Reads below until something could be opened and the room is used, or there is no more. */
 static ptrdiff_t read_records(struct link_tls *t, char *to, size_t room) {
   bool dry = false;
   ptrdiff_t got = tls_open(t, to, room); /* what an earlier call had no room for */
-  while (got == ERR_AGAIN && !dry) {
-    int r = feed(t, room + OVERHEAD, &dry);
-    if (r) return r;
-    got = tls_open(t, to, room);
-    if (unfeed(t) != 0) return t->end;
+  size_t total = got > 0 ? (size_t)got : 0, fed = 0;
+  while (!dry && fed < CALL_MOST && reads_on(got, total, room)) {
+    if ((got = feed(t, room - total + OVERHEAD, &dry)) != 0) break;
+    fed += t->fed_len;
+    got = tls_open(t, to + total, room - total);
+    if (got > 0) total += (size_t)got;
+    if (unfeed(t) != 0) got = t->end;
   }
-  return got;
+  return total ? (ptrdiff_t)total : got; /* an end is sticky, and comes next time */
 }
 
 /* The session failed and its alert is on its way: what still comes is thrown away unopened, for
@@ -236,9 +244,19 @@ static ptrdiff_t unstick(struct link_tls *t) {
   return t->out_end ? t->out_end : ERR_AGAIN;
 }
 
+/* A page after the other, as long as the link below takes them. */
+static size_t write_records(struct link_tls *t, struct pieces p) {
+  size_t total = 0, n = SEAL_AT_ONCE;
+  while (n == SEAL_AT_ONCE && total < CALL_MOST && !buf_len(&t->sealed)) {
+    n = tls_seal(t, &p, SEAL_AT_ONCE);
+    total += n;
+    flush(t);
+  }
+  return total;
+}
+
 static ptrdiff_t link_tls_write(struct link *l, const struct iovec *v, int count) {
   struct link_tls *t = tls_of(l);
-  size_t total = 0;
   bool dry, fed = t->stuck;
   if (t->phase == HANDSHAKE) return ERR_AGAIN;
   if (!t->out_end && buf_len(&t->sealed)) flush(t);
@@ -246,13 +264,8 @@ static ptrdiff_t link_tls_write(struct link *l, const struct iovec *v, int count
   if (t->shut) return ERR_PIPE;
   if (buf_len(&t->sealed)) return ERR_AGAIN;
   if (fed && feed(t, PAGE_SIZE_BYTES, &dry) != 0) return unstick(t);
-  for (int i = 0; i < count && total < SEAL_AT_ONCE; i++) {
-    size_t n = tls_seal(t, &v[i], SEAL_AT_ONCE - total);
-    total += n;
-    if (n < v[i].iov_len) break;
-  }
+  size_t total = write_records(t, (struct pieces){.v = v, .count = count});
   if (fed) unfeed(t);
-  flush(t);
   if (total) return (ptrdiff_t)total;
   return t->out_end ? t->out_end : ERR_AGAIN;
 }
@@ -283,6 +296,7 @@ static size_t link_tls_in_flight(struct link *l) {
 
 static void link_tls_free(struct link_tls *t) {
   ERR_clear_error();
+  tls_buffers_release(t);
   SSL_free(t->ssl);
   ERR_clear_error();
   tls_context_drop(t->context);

@@ -52,8 +52,7 @@ struct watch {
 int poller_open(uv_loop_t *loop, struct poller **out);
 /* Every watch was closed and has been told so. */
 void poller_close(struct poller *p);
-/* Reports what is ready.  ms: how long to wait for that at most; 0: not; -1: as long as it takes.
- */
+/* Reports what is ready.  ms: how long to wait for that at most (0: not; -1: without end). */
 void poller_poll(struct poller *p, int64_t ms);
 /* Can a poll that waits bring anything? */
 bool poller_alive(const struct poller *p);

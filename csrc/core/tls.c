@@ -43,19 +43,21 @@ struct tls_context {
 
 /* ---- the root ---------------------------------------------------------------------- */
 
-static struct tls_root *root_new(void) {
+static struct tls_root *root_new(struct turn *t) {
   struct tls_root *r = calloc(1, sizeof *r);
   if (!r) return NULL;
+  r->turn = t;
   r->in = malloc(PAGE_SIZE_BYTES);
   r->out = malloc(TLS_PAGE);
+  r->record = malloc(TLS_RECORD);
   r->bio = tls_bio_method();
-  if (r->in && r->out && r->bio) return r;
+  if (r->in && r->out && r->record && r->bio) return r;
   tls_root_close(r);
   return NULL;
 }
 
 struct tls_root *tls_root_of(struct turn *t) {
-  if (!t->tls) t->tls = root_new();
+  if (!t->tls) t->tls = root_new(t);
   return t->tls;
 }
 
@@ -65,6 +67,7 @@ void tls_root_close(struct tls_root *r) {
   BIO_meth_free(r->bio);
   free(r->in);
   free(r->out);
+  free(r->record);
   free(r);
 }
 
@@ -224,14 +227,6 @@ static void on_keylog(const SSL *ssl, const char *line) {
   close(fd);
 }
 
-static int set_ciphers(SSL_CTX *ssl, const struct tls_opts *o, char why[TLS_WHY]) {
-  bool ok = (!o->ciphers || SSL_CTX_set_cipher_list(ssl, o->ciphers)) &&
-            (!o->ciphersuites || SSL_CTX_set_ciphersuites(ssl, o->ciphersuites));
-  if (ok) return 0;
-  snprintf(why, TLS_WHY, "no such cipher");
-  return ERR_TLS;
-}
-
 static int set_identity(SSL_CTX *ssl, const struct tls_opts *o, char why[TLS_WHY]) {
   int r = 0;
   if (o->cert) r = pem_use_cert(ssl, o->cert, why);
@@ -269,7 +264,7 @@ static void set_alpn(struct tls_context *c, SSL_CTX *ssl) {
 static int configure(struct tls_context *c, SSL_CTX *ssl, char why[TLS_WHY]) {
   set_habits(c, ssl);
   set_alpn(c, ssl);
-  int r = set_ciphers(ssl, &c->opts, why);
+  int r = tls_set_ciphers(ssl, &c->opts, why);
   if (r == 0) r = set_identity(ssl, &c->opts, why);
   if (r == 0) r = trust(c, ssl, why);
   return r;

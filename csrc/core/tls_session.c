@@ -7,10 +7,7 @@
 #include "err.h"
 #include "turn.h"
 
-enum {
-  RECORD = 16 * 1024,
-  KEY_UPDATES = 32 /* without data in between: each costs us much more than the peer */
-};
+enum { KEY_UPDATES = 32 }; /* without data in between: each costs us much more than the peer */
 
 /* ---- the session's bytes ------------------------------------------------------------- */
 
@@ -98,6 +95,11 @@ static int fail_by_library(struct link_tls *t) {
   return tls_fail(t, ERR_TLS, ERR_reason_error_string(e));
 }
 
+/* What others left behind would be taken for ours.  To look is cheap, to clear is not. */
+static void forget_errors(void) {
+  if (ERR_peek_error()) ERR_clear_error();
+}
+
 /* What a call of the library that returned r <= 0 means: ERR_AGAIN: it wants more input. */
 static int outcome(struct link_tls *t, int r) {
   switch (SSL_get_error(t->ssl, r)) {
@@ -135,7 +137,7 @@ static bool must_verify(const struct link_tls *t) {
 }
 
 int tls_advance(struct link_tls *t) {
-  ERR_clear_error();
+  forget_errors();
   int r = SSL_do_handshake(t->ssl);
   if (r != 1) return outcome(t, r);
   if (must_verify(t) && !SSL_get0_peer_certificate(t->ssl))
@@ -144,33 +146,70 @@ int tls_advance(struct link_tls *t) {
   return 0;
 }
 
-ptrdiff_t tls_open(struct link_tls *t, char *to, size_t room) {
-  size_t total = 0, got;
-  while (total < room) {
-    ERR_clear_error();
-    int r = SSL_read_ex(t->ssl, to + total, room - total, &got);
-    if (r == 1) {
-      total += got;
-      t->updates = 0;
-      continue;
-    }
-    r = outcome(t, r);
-    if (t->updates > KEY_UPDATES) r = tls_fail(t, ERR_TLS, "too many key updates");
-    if (total) break; /* an end is sticky, and comes next time */
-    return r;
+/* One record, or what is left of it. 0, ERR_AGAIN, or the end. */
+static int open_record(struct link_tls *t, char *to, size_t room, size_t *got) {
+  int r = SSL_read_ex(t->ssl, to, room, got);
+  if (r == 1) {
+    t->updates = 0;
+    return 0;
   }
-  return (ptrdiff_t)total;
+  r = outcome(t, r);
+  return t->updates > KEY_UPDATES ? tls_fail(t, ERR_TLS, "too many key updates") : r;
 }
 
-size_t tls_seal(struct link_tls *t, const struct iovec *v, size_t room) {
-  size_t total = 0, done, len = v->iov_len < room ? v->iov_len : room;
-  while (total < len && !t->out_end) {
-    size_t n = len - total < RECORD ? len - total : RECORD;
-    ERR_clear_error();
-    int r = SSL_write_ex(t->ssl, (char *)v->iov_base + total, n, &done);
+/* The library is asked only where it can find something: to be told that there is nothing costs as
+ * much as to open a record. */
+ptrdiff_t tls_open(struct link_tls *t, char *to, size_t room) {
+  size_t total = 0, got = 0;
+  int r = ERR_AGAIN;
+  if (t->fed_len == 0 && !t->partly) return r;
+  forget_errors();
+  do {
+    r = open_record(t, to + total, room - total, &got);
+    if (r == 0) total += got;
+  } while (r == 0 && total < room && t->fed_len > 0);
+  t->partly = total == room && SSL_pending(t->ssl) > 0;
+  if (total) tls_buffers_used(t);
+  return total ? (ptrdiff_t)total : r; /* an end is sticky, and comes next time */
+}
+
+/* ---- sealing --------------------------------------------------------------------------- */
+
+static inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
+
+static inline size_t piece_left(const struct pieces *p) { return p->v->iov_len - p->at; }
+
+static void pieces_take(struct pieces *p, size_t n) {
+  for (; p->count && n >= piece_left(p); p->count--, p->v++, p->at = 0) n -= piece_left(p);
+  p->at += n;
+}
+
+/* The next *n <= most bytes in one place: where they stand, or short pieces joined in `page`. */
+static const char *pieces_next(struct pieces p, char *page, size_t most, size_t *n) {
+  const char *first = (const char *)p.v->iov_base + p.at;
+  *n = least(piece_left(&p), most);
+  if (p.count == 1 || *n == most) return first;
+  memcpy(page, first, *n);
+  for (size_t len; *n < most && --p.count; *n += len) {
+    p.v++;
+    len = least(p.v->iov_len, most - *n);
+    memcpy(page + *n, p.v->iov_base, len);
+  }
+  return page;
+}
+
+size_t tls_seal(struct link_tls *t, struct pieces *p, size_t room) {
+  size_t total = 0, n, done;
+  forget_errors();
+  while (p->count && total < room && !t->out_end) {
+    const char *data = pieces_next(*p, t->root->record, least(room - total, TLS_RECORD), &n);
+    if (n == 0) break;
+    int r = SSL_write_ex(t->ssl, data, n, &done);
     t->stuck = r != 1 && outcome(t, r) == ERR_AGAIN;
     if (r != 1) break;
+    pieces_take(p, done);
     total += done;
   }
+  if (total) tls_buffers_used(t);
   return total;
 }

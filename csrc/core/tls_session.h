@@ -1,4 +1,5 @@
-/* One TLS session, as link_tls.c and tls_session.c have it; nobody else includes this.
+/* One TLS session, as link_tls.c, tls_session.c and tls_buffers.c have it; nobody else includes
+ * this.
  *
  * The session opens what it is fed and seals into the loop's page; it moves no bytes to or from
  * the link below. */
@@ -31,8 +32,12 @@ struct link_tls {
   int out_end; /* why nothing can be written any more; 0: it can */
   uint8_t phase, wanted;
   bool server, shut, below_shut;
-  bool stuck;       /* the session cannot seal before it has got more input */
-  uint16_t updates; /* key updates since the last data */
+  bool stuck;            /* the session cannot seal before it has got more input */
+  bool partly;           /* a record is open of which there was no room for all */
+  bool keeps;            /* its buffers, between two records: tls_buffers.c */
+  uint16_t updates;      /* key updates since the last data */
+  unsigned uses, period; /* calls that moved data, in which second */
+  struct link_tls *next_kept, **kept_at;
 };
 
 /* Its end, of both directions, for this reason. -> code */
@@ -45,7 +50,19 @@ int tls_begin(struct link_tls *t);
 int tls_advance(struct link_tls *t);
 /* What can be opened of what was fed -> bytes; ERR_AGAIN, or the end. */
 ptrdiff_t tls_open(struct link_tls *t, char *to, size_t room);
-/* One piece of a vector, as records -> bytes taken, at most `room`. */
-size_t tls_seal(struct link_tls *t, const struct iovec *v, size_t room);
+/* What of a vector is not taken yet. */
+struct pieces {
+  const struct iovec *v;
+  int count; /* of the pieces from v on */
+  size_t at; /* where it goes on in the first */
+};
+/* Seals at most `room` bytes in as few records as can be, however short the pieces -> bytes
+ * taken.  Fewer than there are: stuck, or out_end. */
+size_t tls_seal(struct link_tls *t, struct pieces *p, size_t room);
+
+/* Data was opened or sealed: a session that is busy keeps its buffers from now on. */
+void tls_buffers_used(struct link_tls *t);
+/* It keeps them no more.  Harmless when it does not; to be called before it is freed. */
+void tls_buffers_release(struct link_tls *t);
 
 #endif

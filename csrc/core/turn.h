@@ -81,7 +81,7 @@ struct turn {
   char *page;                                  /* PAGE_SIZE_BYTES, allocated once */
   struct conn *borrower;                       /* whose unread bytes are page[page_at, page_end) */
   size_t page_at, page_end;
-  struct spares spares; /* for outputs */
+  struct spares spares; /* for inputs of long messages, and for outputs */
   struct text *texts;   /* of turn_keep() */
   struct tls_root *tls; /* what all TLS sessions share; made when the first one is */
   unsigned long count;  /* of turns */

@@ -1,5 +1,7 @@
 /* What scripts call to receive: every method is a framing and a way to hand the result over.
  * What this is not: how such a call goes (recv.c). */
+#include <math.h>
+
 #include "rt.h"
 
 /* ---- options ---------------------------------------------------------------------- */
@@ -28,6 +30,19 @@ comes with its code, ECONNRESET say, behind all bytes that came before it.
 @type Conn.receiving
 */
 
+/* How a message is received: one for each kind, whoever asks for it in whatever way. */
+typedef int receiver(lua_State *L, struct rt *rt, struct conn *c, const struct call_opts *ro,
+                     enum recv_style style);
+
+/* A method whose options are the second argument. */
+static inline int receive(lua_State *L, receiver *recv, const struct opt *keys) {
+  struct rt *rt = rt_of(L);
+  struct conn *c = check_conn(L, rt, 1);
+  struct call_opts ro;
+  call_opts_read(L, 2, c, keys, &ro);
+  return recv(L, rt, c, &ro, AS_METHOD);
+}
+
 /* ---- by count --------------------------------------------------------------------- */
 
 /* The long way, after recv_at_once(). */
@@ -54,19 +69,14 @@ static int recv_count(lua_State *L, const char *what, bool peek) {
   return recv_slowly(L, rt, &o, &ro, AS_METHOD);
 }
 
-static int recv_raw(lua_State *L, const char *what, int opts, size_t max, enum recv_style style) {
-  struct rt *rt = rt_of(L);
-  struct conn *c = check_conn(L, rt, 1);
-  struct call_opts ro;
-  call_opts_read(L, opts, c, max ? time_keys : plain_keys, &ro);
-  struct framing f = {
-      .kind = FRAMING_RAW, .by_byte = true, .max = limit(max ? max : ro.max, SIZE_MAX)};
-  bool gathers = max == 0 && c->buffer_wait > 0;
-  int pushed = gathers ? 0 : recv_at_once(L, rt, c, &f);
+static int recv_raw(lua_State *L, struct rt *rt, struct conn *c, const struct call_opts *ro,
+                    enum recv_style style) {
+  struct framing f = {.kind = FRAMING_RAW, .by_byte = true, .max = limit(ro->max, SIZE_MAX)};
+  int pushed = c->buffer_wait > 0 ? 0 : recv_at_once(L, rt, c, &f);
   if (pushed) return pushed;
-  struct op o = recv_op(c, what, &f);
-  o.gathers = max == 0;
-  return recv_slowly(L, rt, &o, &ro, style);
+  struct op o = recv_op(c, style == AS_METHOD ? "recv" : "chunks", &f);
+  o.gathers = true;
+  return recv_slowly(L, rt, &o, ro, style);
 }
 
 /***
@@ -80,7 +90,7 @@ Receives exactly n bytes; without a count whatever has come, at least one byte.
 @raise if n is nil: only `recv()` and `recv{...}` do without
 */
 static int l_recv(lua_State *L) {
-  if (lua_isnone(L, 2) || lua_istable(L, 2)) return recv_raw(L, "recv", 2, 0, AS_METHOD);
+  if (lua_isnone(L, 2) || lua_istable(L, 2)) return receive(L, recv_raw, plain_keys);
   return recv_count(L, "recv", false);
 }
 
@@ -108,7 +118,15 @@ Receives what has come, at least one byte and at most so many.
 static int l_recv_some(lua_State *L) {
   size_t max = check_count(L, 2);
   luaL_argcheck(L, max > 0, 2, "at least 1");
-  return recv_raw(L, "recv_some", 3, max, AS_METHOD);
+  struct rt *rt = rt_of(L);
+  struct conn *c = check_conn(L, rt, 1);
+  struct call_opts ro;
+  call_opts_read(L, 3, c, time_keys, &ro);
+  struct framing f = {.kind = FRAMING_RAW, .by_byte = true, .max = max};
+  int pushed = recv_at_once(L, rt, c, &f);
+  if (pushed) return pushed;
+  struct op o = recv_op(c, "recv_some", &f);
+  return recv_slowly(L, rt, &o, &ro, AS_METHOD);
 }
 
 /***
@@ -169,19 +187,16 @@ static int l_buffered(lua_State *L) {
 
 /* ---- by line, delimiter, package, frame ------------------------------------------- */
 
-static int recv_line(lua_State *L, int opts, enum recv_style style) {
-  struct rt *rt = rt_of(L);
-  struct conn *c = check_conn(L, rt, 1);
-  struct call_opts ro;
-  call_opts_read(L, opts, c, line_keys, &ro);
+static int recv_line(lua_State *L, struct rt *rt, struct conn *c, const struct call_opts *ro,
+                     enum recv_style style) {
   struct framing f = {.kind = FRAMING_LINE,
-                      .keep = ro.keep,
+                      .keep = ro->keep,
                       .last = style == AS_ITERATOR,
-                      .max = limit(ro.max, c->limits.line)};
+                      .max = limit(ro->max, c->limits.line)};
   int pushed = recv_at_once(L, rt, c, &f);
   if (pushed) return pushed;
   struct op o = recv_op(c, style == AS_METHOD ? "recv_line" : "lines", &f);
-  return recv_slowly(L, rt, &o, &ro, style);
+  return recv_slowly(L, rt, &o, ro, style);
 }
 
 /***
@@ -192,7 +207,7 @@ Receives a line, without its newline, which is LF or CR LF.
 @codes EOF, ETIMEDOUT, EMSGSIZE (longer than `max`, nothing is consumed), ECLOSED
 @waits until the line is complete
 */
-static int l_recv_line(lua_State *L) { return recv_line(L, 2, AS_METHOD); }
+static int l_recv_line(lua_State *L) { return receive(L, recv_line, line_keys); }
 
 /***
 Receives up to a delimiter, which is consumed and not returned.
@@ -219,16 +234,13 @@ static int l_recv_until(lua_State *L) {
   return recv_slowly(L, rt, &o, &ro, AS_METHOD);
 }
 
-static int recv_pkg(lua_State *L, int opts, enum recv_style style) {
-  struct rt *rt = rt_of(L);
-  struct conn *c = check_conn(L, rt, 1);
-  struct call_opts ro;
-  call_opts_read(L, opts, c, pkg_keys, &ro);
-  struct framing f = recv_pkg_framing(c, &ro);
+static int recv_pkg(lua_State *L, struct rt *rt, struct conn *c, const struct call_opts *ro,
+                    enum recv_style style) {
+  struct framing f = recv_pkg_framing(c, ro);
   int pushed = recv_at_once(L, rt, c, &f);
   if (pushed) return pushed;
   struct op o = recv_op(c, style == AS_METHOD ? "recv_pkg" : "pkgs", &f);
-  return recv_slowly(L, rt, &o, &ro, style);
+  return recv_slowly(L, rt, &o, ro, style);
 }
 
 /***
@@ -240,27 +252,24 @@ the length, 1 to 4
 @codes EOF, ETIMEDOUT, EMSGSIZE (longer than `max`), EPROTO (one before was), ECLOSED
 @waits until the package is complete
 */
-static int l_recv_pkg(lua_State *L) { return recv_pkg(L, 2, AS_METHOD); }
+static int l_recv_pkg(lua_State *L) { return receive(L, recv_pkg, pkg_keys); }
 
 static size_t frame_limit(const struct conn *c, const struct framing *f) {
   return recv_has_terminator(f) ? c->limits.line : c->limits.frame;
 }
 
-static int recv_frame(lua_State *L, int opts, enum recv_style style) {
-  struct rt *rt = rt_of(L);
-  struct conn *c = check_conn(L, rt, 1);
+static int recv_frame(lua_State *L, struct rt *rt, struct conn *c, const struct call_opts *ro,
+                      enum recv_style style) {
   const char *what = style == AS_METHOD ? "recv_frame" : "frames";
-  struct call_opts ro;
-  call_opts_read(L, opts, c, plain_keys, &ro);
   lua_getiuservalue(L, 1, 1); /* the framing lives as long as the call, whatever becomes of it */
-  if (!c->framing) return lframing_recv(L, rt, what, &ro, style);
+  if (!c->framing) return lframing_recv(L, rt, what, ro, style);
   struct framing f = *c->framing;
   f.last = style == AS_ITERATOR;
-  f.max = limit(ro.max, limit(f.max, f.kind == FRAMING_RAW ? SIZE_MAX : frame_limit(c, &f)));
+  f.max = limit(ro->max, limit(f.max, f.kind == FRAMING_RAW ? SIZE_MAX : frame_limit(c, &f)));
   int pushed = recv_at_once(L, rt, c, &f);
   if (pushed) return pushed;
   struct op o = recv_op(c, what, &f);
-  return recv_slowly(L, rt, &o, &ro, style);
+  return recv_slowly(L, rt, &o, ro, style);
 }
 
 /***
@@ -275,7 +284,7 @@ too long), ECLOSED, and those of a framing in Lua
 @waits until the message is complete
 @raise without a framing
 */
-static int l_recv_frame(lua_State *L) { return recv_frame(L, 2, AS_METHOD); }
+static int l_recv_frame(lua_State *L) { return receive(L, recv_frame, plain_keys); }
 
 /* ---- as a file -------------------------------------------------------------------- */
 
@@ -351,26 +360,38 @@ static int l_read(lua_State *L) {
 
 /* ---- iterators: next(conn, the one before) ------------------------------------------ */
 
-static int recv_chunk(lua_State *L, int opts, enum recv_style style) {
-  return recv_raw(L, "chunks", opts, 0, style);
+static inline int next_message(lua_State *L, receiver *recv) {
+  struct rt *rt = rt_of(L);
+  struct conn *c = check_conn(L, rt, 1);
+  struct call_opts ro;
+  call_opts_read(L, 0, c, NULL, &ro);
+  return recv(L, rt, c, &ro, AS_ITERATOR);
 }
 
-static int next_line(lua_State *L) { return recv_line(L, 0, AS_ITERATOR); }
-static int next_pkg(lua_State *L) { return recv_pkg(L, 0, AS_ITERATOR); }
-static int next_frame(lua_State *L) { return recv_frame(L, 0, AS_ITERATOR); }
-static int next_chunk(lua_State *L) { return recv_chunk(L, 0, AS_ITERATOR); }
+static int next_line(lua_State *L) { return next_message(L, recv_line); }
+static int next_pkg(lua_State *L) { return next_message(L, recv_pkg); }
+static int next_frame(lua_State *L) { return next_message(L, recv_frame); }
+static int next_chunk(lua_State *L) { return next_message(L, recv_raw); }
 
-/* With the options as upvalue 2. */
-static int next_with(lua_State *L, int (*recv)(lua_State *, int, enum recv_style)) {
-  lua_settop(L, 1);
-  lua_pushvalue(L, lua_upvalueindex(2));
-  return recv(L, 2, AS_ITERATOR);
+/* With the options, parsed once, as upvalue 2.  Their timeout is nan: the connection's own. */
+static inline int next_with(lua_State *L, receiver *recv) {
+  struct rt *rt = rt_of(L);
+  struct conn *c = check_conn(L, rt, 1);
+  struct call_opts ro = *(const struct call_opts *)lua_touserdata(L, lua_upvalueindex(2));
+  if (isnan(ro.timeout)) ro.timeout = c->timeout;
+  return recv(L, rt, c, &ro, AS_ITERATOR);
 }
 
 static int next_line_with(lua_State *L) { return next_with(L, recv_line); }
 static int next_pkg_with(lua_State *L) { return next_with(L, recv_pkg); }
 static int next_frame_with(lua_State *L) { return next_with(L, recv_frame); }
-static int next_chunk_with(lua_State *L) { return next_with(L, recv_chunk); }
+static int next_chunk_with(lua_State *L) { return next_with(L, recv_raw); }
+
+static bool has_option(lua_State *L, int idx, const char *name) {
+  bool has = lua_getfield(L, idx, name) != LUA_TNIL;
+  lua_pop(L, 1);
+  return has;
+}
 
 /* Without options the iterator is upvalue 2, made once: a loop costs no closure. */
 static int iterate(lua_State *L, lua_CFunction next_with_opts, const struct opt *keys) {
@@ -378,10 +399,12 @@ static int iterate(lua_State *L, lua_CFunction next_with_opts, const struct opt 
   if (lua_isnoneornil(L, 2)) {
     lua_pushvalue(L, lua_upvalueindex(2));
   } else {
-    struct call_opts checked;
-    call_opts_read(L, 2, c, keys, &checked);
+    struct call_opts ro;
+    call_opts_read(L, 2, c, keys, &ro);
+    if (lua_istable(L, 2) && !has_option(L, 2, "timeout") && !has_option(L, 2, "retry"))
+      ro.timeout = NAN;
     lua_pushvalue(L, lua_upvalueindex(1));
-    lua_pushvalue(L, 2);
+    *(struct call_opts *)lua_newuserdatauv(L, sizeof ro, 0) = ro;
     lua_pushcclosure(L, next_with_opts, 2);
   }
   lua_pushvalue(L, 1);

@@ -2,79 +2,8 @@
  * the connection's output at once: all or nothing.
  * What this is not: when it is written (conn_out.c), how a message looks (framing.c). */
 #include <math.h>
-#include <stdio.h>
-#include <string.h>
 
 #include "rt.h"
-
-enum { LIST_DEPTH = 32, NUMBER_TEXT = 64 };
-
-/* ---- strings, numbers and lists ---------------------------------------------------- */
-
-/* As tostring() would, but without touching Lua: no collection may run between measuring and
- * copying. */
-static size_t number_text(lua_State *L, int idx, char out[NUMBER_TEXT]) {
-  if (lua_isinteger(L, idx))
-    return (size_t)snprintf(out, NUMBER_TEXT, LUA_INTEGER_FMT, lua_tointeger(L, idx));
-  size_t n = (size_t)snprintf(out, NUMBER_TEXT, LUA_NUMBER_FMT, lua_tonumber(L, idx));
-  if (out[strspn(out, "-0123456789")] == '\0') {
-    memcpy(out + n, ".0", 3);
-    n += 2;
-  }
-  return n;
-}
-
-/* Writes the value at idx to `out` (NULL: only measures) -> bytes. */
-static size_t gather(lua_State *L, int idx, char *out, int depth);
-
-/* What looks like options where there are none must not be taken for an empty list. */
-static void check_no_keys(lua_State *L, int idx) {
-  lua_pushnil(L);
-  if (lua_next(L, idx))
-    luaL_error(L, "a table with keys is no list; options come last, and only where a call has any");
-}
-
-static size_t gather_list(lua_State *L, int idx, char *out, int depth) {
-  size_t total = 0, n = lua_rawlen(L, idx);
-  if (depth >= LIST_DEPTH) luaL_error(L, "lists are nested too deep (more than %d)", LIST_DEPTH);
-  luaL_checkstack(L, 3, "lists are nested too deep");
-  if (n == 0) check_no_keys(L, idx);
-  for (size_t i = 1; i <= n; i++) {
-    lua_rawgeti(L, idx, (lua_Integer)i);
-    total += gather(L, lua_gettop(L), out ? out + total : NULL, depth + 1);
-    lua_pop(L, 1);
-  }
-  return total;
-}
-
-static size_t gather(lua_State *L, int idx, char *out, int depth) {
-  char text[NUMBER_TEXT];
-  const char *p = text;
-  size_t n;
-  switch (lua_type(L, idx)) {
-  case LUA_TSTRING:
-    p = lua_tolstring(L, idx, &n);
-    break;
-  case LUA_TNUMBER:
-    n = number_text(L, idx, text);
-    break;
-  case LUA_TTABLE:
-    return gather_list(L, idx, out, depth);
-  default:
-    luaL_error(L, "cannot send a %s; strings, numbers and lists of them can be sent",
-               luaL_typename(L, idx));
-    return 0;
-  }
-  if (out) memcpy(out, p, n);
-  return n;
-}
-
-/* The arguments [2, last]. */
-static size_t gather_all(lua_State *L, int last, char *out) {
-  size_t total = 0;
-  for (int i = 2; i <= last; i++) total += gather(L, i, out ? out + total : NULL, 0);
-  return total;
-}
 
 /* A last table with string keys is options, not a list. */
 static bool is_options(lua_State *L, int idx) {
@@ -154,19 +83,17 @@ static inline struct slice check_data(lua_State *L, int idx) {
   return s;
 }
 
-/* Lists may have been changed while the call waited: measured again just before the copy. */
-static int put_values(lua_State *L, struct rt *rt, struct op *o, size_t *total) {
-  struct conn *c = o->on;
-  *total = gather_all(L, o->args, NULL);
-  if (*total == 0) return 0;
-  if (*total >= CONN_LONG && o->args == 2 && lua_type(L, 2) == LUA_TSTRING) {
-    struct iovec v = piece_of(lua_tostring(L, 2), *total);
+/* The arguments [2, args], which are `total` bytes by now. */
+static int put_values(lua_State *L, struct rt *rt, struct conn *c, int args, size_t total) {
+  if (total == 0) return 0;
+  if (total >= CONN_LONG && args == 2 && lua_type(L, 2) == LUA_TSTRING) {
+    struct iovec v = piece_of(lua_tostring(L, 2), total);
     return conn_send_long(c, &v, 1);
   }
-  char *p = conn_reserve(c, *total);
+  char *p = conn_reserve(c, total);
   if (!p) return ERR_NOMEM;
-  gather_all(L, o->args, p);
-  conn_commit(c, *total, !rt_in_task(rt));
+  values_gather(L, args, p);
+  conn_commit(c, total, !rt_in_task(rt));
   return 0;
 }
 
@@ -196,7 +123,8 @@ static int put_message(lua_State *L, struct rt *rt, struct conn *c, const struct
   return 0;
 }
 
-/* All of it becomes output -> *total bytes; or none. */
+/* All of it becomes output -> *total bytes; or none.  Lists may have been changed while the call
+ * waited: measured again just before the copy. */
 static int put(lua_State *L, struct rt *rt, struct op *o, size_t *total) {
   struct slice data;
   int r = 0;
@@ -204,22 +132,26 @@ static int put(lua_State *L, struct rt *rt, struct op *o, size_t *total) {
     data.p = lua_tolstring(L, 2, &data.n);
     r = put_message(L, rt, o->on, &o->f, &data, o->index, total);
   } else {
-    r = put_values(L, rt, o, total);
+    *total = values_gather(L, o->args, NULL);
+    r = put_values(L, rt, o->on, o->args, *total);
   }
   if (r == 0) op_charge(rt, 0, *total);
   return r;
+}
+
+static int push_sent(lua_State *L, size_t total, bool as_file) {
+  if (as_file)
+    lua_pushvalue(L, 1);
+  else
+    lua_pushinteger(L, (lua_Integer)total);
+  return 1;
 }
 
 static int send_run(lua_State *L, struct rt *rt, struct op *o) {
   size_t total;
   int r = send_wait(L, rt, o);
   if (r == 0) r = put(L, rt, o, &total);
-  if (r) return conn_failed(L, o->on, o->what, r);
-  if (o->as_file)
-    lua_pushvalue(L, 1);
-  else
-    lua_pushinteger(L, (lua_Integer)total);
-  return 1;
+  return r ? conn_failed(L, o->on, o->what, r) : push_sent(L, total, o->as_file);
 }
 
 /* A message that need not wait goes without an op.  -> results; 0: it has to wait. */
@@ -230,8 +162,7 @@ static int send_message_at_once(lua_State *L, struct rt *rt, struct conn *c, con
   int r = put_message(L, rt, c, f, data, head_index, &total);
   op_charge(rt, 1, r ? 0 : total);
   if (r) return conn_failed(L, c, what, r);
-  lua_pushinteger(L, (lua_Integer)total);
-  return 1;
+  return push_sent(L, total, false);
 }
 
 /* The message at index 2. */
@@ -248,6 +179,21 @@ static int send_message(lua_State *L, struct rt *rt, struct conn *c, const char 
   return send_run(L, rt, &o);
 }
 
+/* The arguments [2, args]; misuse is raised before anything waits. */
+static int send_values(lua_State *L, struct rt *rt, struct conn *c, const char *what, int args,
+                       const struct call_opts *so, bool as_file) {
+  size_t total = values_gather(L, args, NULL);
+  if (may_put(rt, c)) {
+    int r = put_values(L, rt, c, args, total);
+    op_charge(rt, 1, total);
+    return r ? conn_failed(L, c, what, r) : push_sent(L, total, as_file);
+  }
+  struct op o = send_op(c, what, args);
+  if (so) o.timeout = so->timeout;
+  o.as_file = as_file;
+  return send_run(L, rt, &o);
+}
+
 /***
 Sends strings, numbers and lists of them, nested or not, as one uninterrupted write.
 @function Conn:send
@@ -261,13 +207,10 @@ static int l_send(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
   int last = lua_gettop(L);
-  bool with_opts = is_options(L, last);
+  if (!is_options(L, last)) return send_values(L, rt, c, "send", last, NULL, false);
   struct call_opts so;
-  call_opts_read(L, with_opts ? last : 0, c, send_keys, &so);
-  struct op o = send_op(c, "send", with_opts ? last - 1 : last);
-  o.timeout = so.timeout;
-  gather_all(L, o.args, NULL); /* misuse is raised before anything waits */
-  return send_run(L, rt, &o);
+  call_opts_read(L, last, c, send_keys, &so);
+  return send_values(L, rt, c, "send", last - 1, &so, false);
 }
 
 /***
@@ -281,15 +224,12 @@ Sends all of it at once, or nothing: a slow peer holds nobody up.
 static int l_try_send(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct conn *c = check_conn(L, rt, 1);
-  struct op o = send_op(c, "try_send", lua_gettop(L));
-  size_t total;
-  gather_all(L, o.args, NULL);
+  int args = lua_gettop(L);
+  size_t total = values_gather(L, args, NULL);
   int r = conn_cannot_send(c);
   if (r == 0 && (c->writers.first || !conn_has_room(c))) r = ERR_AGAIN;
-  if (r == 0) r = put_values(L, rt, &o, &total);
-  if (r) return conn_failed(L, c, o.what, r);
-  lua_pushinteger(L, (lua_Integer)total);
-  return 1;
+  if (r == 0) r = put_values(L, rt, c, args, total);
+  return r ? conn_failed(L, c, "try_send", r) : push_sent(L, total, false);
 }
 
 /***
@@ -303,10 +243,8 @@ Sends as a Lua file writes.
 */
 static int l_write(lua_State *L) {
   struct rt *rt = rt_of(L);
-  struct op o = send_op(check_conn(L, rt, 1), "write", lua_gettop(L));
-  o.as_file = true;
-  gather_all(L, o.args, NULL);
-  return send_run(L, rt, &o);
+  struct conn *c = check_conn(L, rt, 1);
+  return send_values(L, rt, c, "write", lua_gettop(L), NULL, true);
 }
 
 /* ---- flush ------------------------------------------------------------------------ */
@@ -411,7 +349,7 @@ static int l_send_frame(lua_State *L) {
     struct op o = send_op(c, "send_frame", 2);
     lframing_encode(L, o.what);
     o.timeout = codec_timeout(L, c);
-    gather_all(L, 2, NULL);
+    values_gather(L, 2, NULL);
     return send_run(L, rt, &o);
   }
   const struct slice data = check_data(L, 2);
@@ -487,7 +425,7 @@ static int l_send_recv(lua_State *L) {
                          .by_byte = true,
                          .count = check_count(L, 3),
                          .max = so.max ? so.max : SIZE_MAX};
-  gather_all(L, 2, NULL);
+  values_gather(L, 2, NULL);
   return exchange_run(L, rt, &o);
 }
 

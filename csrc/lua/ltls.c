@@ -287,7 +287,7 @@ the name, always; TLS 1.2 is the oldest version; renegotiation and compression a
  - `verify`: a server asks for client certificates: true, or "optional"
  - `insecure`: true, and a client verifies nothing
  - `min_version` ("TLSv1.2"), `max_version` ("TLSv1.3"), `ciphers`, `ciphersuites`: as OpenSSL takes
-them
+   them (its own, or its configuration's; in TLS 1.3 AES-128 goes first unless that says otherwise)
  - `sni`: {name = options or context}, what a server shows to who asks for a name or a pattern as
    "*.example.org"; what the options of a name leave out is as outside
  - `session` (true): a client resumes sessions

@@ -365,6 +365,12 @@ int lframing_recv(lua_State *L, struct rt *rt, const char *what, const struct ca
  * it has none. */
 void lframing_encode(lua_State *L, const char *what);
 
+/* ---- lvalues.c */
+
+/* Writes the arguments [2, last] to `out` (NULL: only measures) -> bytes.  Raises for what cannot
+ * be sent. */
+size_t values_gather(lua_State *L, int last, char *out);
+
 /* ---- lframing_counted.c */
 
 enum { VARINT_OFFSET_MAX = 255 };

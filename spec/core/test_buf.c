@@ -228,7 +228,7 @@ TEST(memory_is_used_again_in_the_size_it_has) {
 
 TEST(no_more_than_so_much_is_kept_for_others) {
   struct spares s = {0};
-  for (int i = 0; i < 100; i++) {
+  for (int i = 0; i < 300; i++) {
     struct buf b = {0};
     REQUIRE(buf_reserve(&b, 10000, SIZE_MAX) != NULL);
     buf_recycle(&b, &s);
