@@ -110,18 +110,25 @@ void buf_recycle(struct buf *b, struct spares *s) {
   *b = (struct buf){0};
 }
 
-void buf_reuse(struct buf *b, struct spares *s) {
+static void take_spare(struct buf *b, struct spares *s) {
   struct spare *p = s->first;
-  if (!p || b->mem) return;
   s->first = p->next;
   s->bytes -= p->size;
   *b = (struct buf){.mem = (char *)p, .cap = p->size};
 }
 
+/* An empty queue holds no memory, not even when there is no more of it. */
+char *buf_reserve_with(struct buf *b, size_t n, size_t most, struct spares *s) {
+  if (!b->mem && s->first) take_spare(b, s);
+  char *room = buf_reserve(b, n, most);
+  if (!room && buf_len(b) == 0) buf_recycle(b, s);
+  return room;
+}
+
 void spares_fini(struct spares *s) {
   struct buf b = {0};
   while (s->first) {
-    buf_reuse(&b, s);
+    take_spare(&b, s);
     buf_fini(&b);
   }
 }

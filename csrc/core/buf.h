@@ -53,8 +53,8 @@ enum { SPARES_MOST = 2 * (1024 + 64) * 1024 }; /* two long messages, and room fo
 
 /* buf_fini(), but the memory is kept for another if there is room. */
 void buf_recycle(struct buf *b, struct spares *s);
-/* Gives a queue without memory a piece, if there is one. */
-void buf_reuse(struct buf *b, struct spares *s);
+/* buf_reserve(), but a queue without memory begins with a piece, if there is one. */
+char *buf_reserve_with(struct buf *b, size_t n, size_t most, struct spares *s);
 void spares_fini(struct spares *s);
 
 #endif

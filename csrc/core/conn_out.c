@@ -132,10 +132,7 @@ void conn_unblock(struct conn *c) {
 }
 
 char *conn_reserve(struct conn *c, size_t n) {
-  if (!c->out.mem) buf_reuse(&c->out, &c->turn->spares);
-  char *room = buf_reserve(&c->out, n, SIZE_MAX);
-  if (!room && buf_len(&c->out) == 0) buf_recycle(&c->out, &c->turn->spares);
-  return room;
+  return buf_reserve_with(&c->out, n, SIZE_MAX, &c->turn->spares);
 }
 
 void conn_commit(struct conn *c, size_t n, bool at_once) {

@@ -85,23 +85,27 @@ int watch_open(struct poller *p, struct watch *w, int fd, unsigned now) {
   return tell_system(w, EPOLL_CTL_ADD, w->known);
 }
 
-/* Output is what few ever wait for: the system is asked when the first does.  If it cannot be
- * asked, the owner finds out by trying. */
+/* Output is what few ever wait for: the system is asked when the first does.  As long as it cannot
+ * be asked, for want of memory, the owner finds out by trying. */
+static void ask_for_output(struct watch *w) {
+  if (!(w->wanted & WATCH_OUT & ~(unsigned)w->known)) return;
+  if (tell_system(w, EPOLL_CTL_MOD, WATCH_OUT) == 0)
+    w->known |= WATCH_OUT;
+  else
+    w->due |= WATCH_OUT;
+}
+
 void watch_want(struct watch *w, unsigned events) {
   if (w->wanted == events) return;
   w->poller->active += (events ? 1u : 0u) - (w->wanted ? 1u : 0u);
   w->wanted = (uint8_t)events;
-  if (events & WATCH_OUT & ~(unsigned)w->known) {
-    if (tell_system(w, EPOLL_CTL_MOD, WATCH_OUT) == 0)
-      w->known |= WATCH_OUT;
-    else
-      w->due |= WATCH_OUT;
-  }
+  ask_for_output(w);
   settle(w);
 }
 
 void watch_dry(struct watch *w, unsigned events) {
   w->due &= (uint8_t)~events;
+  ask_for_output(w);
   settle(w);
 }
 

@@ -125,7 +125,7 @@ static int world_uv_dial(struct world *base, const struct addr *to, const struct
 
 /* Neither a file nor a datagram socket, and it has a peer, which one that listens has not. */
 static int check_connected(int fd, int *family) {
-  struct sockaddr_storage sa;
+  struct sockaddr_storage sa = {.ss_family = AF_UNSPEC};
   socklen_t len = sizeof sa;
   int type;
   socklen_t type_len = sizeof type;

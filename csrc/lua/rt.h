@@ -308,9 +308,9 @@ struct keepalive check_keepalive(lua_State *L, int idx);
 
 static inline const struct lconn *check_lconn(lua_State *L, int idx) {
   const struct lconn *lc = lua_touserdata(L, idx);
-  if (!lc || lua_rawlen(L, idx) != sizeof *lc || lc->mark != &lconn_mark || !lc->c)
-    luaL_typeerror(L, idx, "Conn");
-  return lc;
+  if (lc && lua_rawlen(L, idx) == sizeof *lc && lc->mark == &lconn_mark && lc->c) return lc;
+  luaL_typeerror(L, idx, "Conn");
+  __builtin_unreachable(); /* that raised */
 }
 /* The Conn at idx, open or not; raises for anything else. */
 static inline struct conn *check_conn(lua_State *L, const struct rt *rt, int idx) {

@@ -217,11 +217,13 @@ TEST(memory_is_used_again_in_the_size_it_has) {
   buf_recycle(&a, &s);
   CHECK(holds_nothing(&a));
   CHECK_EQ(s.bytes, cap);
-  buf_reuse(&b, &s);
+  CHECK(buf_reserve_with(&b, 1, SIZE_MAX, &s) == mem);
   CHECK(b.mem == mem && b.cap == cap && buf_len(&b) == 0);
   CHECK_EQ(s.bytes, 0);
-  buf_reuse(&b, &s); /* there is none */
-  CHECK(b.mem == mem);
+  struct buf c = {0};
+  REQUIRE(buf_reserve_with(&c, 1, SIZE_MAX, &s) != NULL); /* there is none: its own */
+  CHECK(c.mem != mem);
+  buf_fini(&c);
   buf_fini(&b);
   spares_fini(&s);
 }
@@ -243,4 +245,16 @@ TEST(no_more_than_so_much_is_kept_for_others) {
   CHECK(holds_nothing(&none));
   spares_fini(&s);
   CHECK_EQ(s.bytes, 0);
+}
+
+TEST(what_was_taken_in_vain_is_given_back) {
+  struct spares s = {0};
+  struct buf a = {0}, b = {0};
+  REQUIRE(buf_reserve(&a, 1000, SIZE_MAX) != NULL);
+  buf_recycle(&a, &s);
+  size_t bytes = s.bytes;
+  CHECK(buf_reserve_with(&b, SIZE_MAX - 1, SIZE_MAX, &s) == NULL);
+  CHECK(holds_nothing(&b));
+  CHECK_EQ(s.bytes, bytes);
+  spares_fini(&s);
 }
