@@ -176,6 +176,7 @@ local CALLS = [[
     { "tostring", function() return tostring(CONN), tostring(OTHER), tostring(TASK) end },
     { "addresses", function() return CONN:local_addr(), OTHER:remote_addr() end },
     { "cancel", function() return TASK:cancel() end },
+    { "cancel who waits", function() READER:cancel() SLEEPER:cancel() RECEIVER:cancel() end },
     { "join", function() return TASK:join() end },
     { "timer", function() return TIMER:cancel() end },
     { "server", function() return SERVER:close() end },
@@ -190,6 +191,10 @@ local CALLS = [[
 
 local OBJECTS = [[
   CONN, OTHER = wire.pipe()
+  READER = wire.spawn(OTHER.recv, OTHER)
+  SLEEPER = wire.spawn(wire.sleep, 100)
+  RECEIVER = wire.spawn(function() return wire.channel():recv() end)
+  wire.sleep(0)
   SERVER = wire.serve("127.0.0.1:0", function() print "a handler ran" end)
   TASK = wire.spawn(function() print "a task ran" end)
   TIMER = wire.after(1, print)]]

@@ -151,6 +151,28 @@ describe("conn:option", function()
   end)
 end)
 
+describe("the option nodelay of connect and listen", function()
+  for _, given in ipairs { true, false } do
+    it(("is the connections' of both sides: %s"):format(given), function()
+      for _, conn in ipairs { support.pair { nodelay = given } } do
+        assert.equal(given, (conn:option "nodelay"))
+        conn:close()
+      end
+    end)
+  end
+
+  it("is one that each connection may change for itself", function()
+    local server <close> = assert(wire.listen "127.0.0.1:0")
+    local a <close> = assert(wire.connect(server:addr(), 5))
+    local b <close> = assert(server:accept(5))
+    assert.is_true(b:option("nodelay", false))
+    local c <close> = assert(wire.connect(server:addr(), 5))
+    local d <close> = assert(server:accept(5))
+    assert.is_false((b:option "nodelay"))
+    assert.is_true((a:option "nodelay") and (c:option "nodelay") and (d:option "nodelay"))
+  end)
+end)
+
 describe("the option keepalive of connect and listen", function()
   -- -> a connected pair, each end made with these options.
   local function times_of(keepalive)

@@ -306,6 +306,31 @@ describe("an uncaught error", function()
     assert.is_nil(the_only_error().err)
   end)
 
+  support.it("keeps its traceback while its <close> variables wait and others fail", function()
+    local gate = wire.channel()
+    local slow = wire.spawn(function()
+      local _ <close> = at_close(function() gate:recv() end)
+      error "the slow one"
+    end)
+    wire.sleep(0)
+    for i = 1, 3 do wire.spawn(error, "quick " .. i) end
+    wire.sleep(0)
+    local joiner = wire.spawn(slow.join, slow)
+    gate:send(true)
+    assert.matches("the slow one.*stack traceback", (select(3, joiner:join())))
+    assert.equal(3, #support.take_errors())
+  end)
+
+  support.it("in a <close> variable replaces the first one, and so does its traceback", function()
+    local task = wire.spawn(function()
+      local _ <close> = at_close(function() error "second" end)
+      error "first"
+    end)
+    local traceback, err = fails("EERROR", task:join())
+    assert.matches("second$", err)
+    assert.matches("second.*stack traceback", traceback)
+  end)
+
   support.it("is shown by its __tostring", function()
     local object = setmetatable({}, { __tostring = function() return "my own text" end })
     assert.matches("my own text", (fails("EERROR", wire.spawn(error, object):join())))

@@ -68,7 +68,8 @@ end
 
 local LOADS <const> = { "echo1", "echo16", "big", "echo1k", "tls1", "tls16", "tlsbig" }
 local NO_PEER <const> = {
-  epoll = true, uv = true, epoll_tls = true, ["epoll_tls-ahead"] = true, [PLAIN] = true, [GENERATIONAL] = true,
+  epoll = true, uv = true, epoll_tls = true, ["epoll_tls-ahead"] = true,
+  [PLAIN] = true, [GENERATIONAL] = true,
 }
 
 -- All peers in all loads: a list of {peer=, load=, ratio= of its rate to ours}, the best first.

@@ -100,7 +100,7 @@ _Static_assert(sizeof(struct spare) <= SMALLEST, "a spare fits into any memory o
 
 void buf_recycle(struct buf *b, struct spares *s) {
   struct spare *p = (struct spare *)(void *)b->mem;
-  if (b->cap < SMALLEST || b->cap > SPARES_MOST - s->bytes) {
+  if (!p || b->cap < SMALLEST || b->cap > SPARES_MOST - s->bytes) {
     buf_fini(b);
     return;
   }
@@ -119,7 +119,7 @@ static void take_spare(struct buf *b, struct spares *s) {
 
 /* An empty queue holds no memory, not even when there is no more of it. */
 char *buf_reserve_with(struct buf *b, size_t n, size_t most, struct spares *s) {
-  if (!b->mem && s->first) take_spare(b, s);
+  if (b->cap == 0 && s->first) take_spare(b, s);
   char *room = buf_reserve(b, n, most);
   if (!room && buf_len(b) == 0) buf_recycle(b, s);
   return room;

@@ -8,6 +8,10 @@
 #include "err.h"
 
 enum { CLOSE_STALL = 10, CLOSE_LINGER = 2 }; /* seconds */
+static const double CLOSE_LOOK = 0.2;
+
+/* CLOSING, in `left`: what the peer had not taken was not asked yet. */
+static const size_t NEVER_LOOKED = SIZE_MAX;
 
 /* ---- interest -------------------------------------------------------------------- */
 
@@ -242,13 +246,14 @@ static struct conn *conn_of_timer(struct timer *d) {
 static void on_close_due(struct timer *d);
 
 /* Without memory for the timer there is no lingering. */
-static void close_after(struct conn *c, double seconds) {
+static void close_at(struct conn *c, double due) {
   c->timer.fire = on_close_due;
-  if (timers_arm(&c->turn->timers, &c->timer, turn_now(c->turn) + seconds) != 0)
-    close_link(c, conn_unsent(c) > 0);
+  if (timers_arm(&c->turn->timers, &c->timer, due) != 0) close_link(c, conn_unsent(c) > 0);
 }
 
-static const size_t NEVER_LOOKED = SIZE_MAX;
+static void close_after(struct conn *c, double seconds) {
+  close_at(c, turn_now(c->turn) + seconds);
+}
 
 /* What the peer has still to take: unsent, or in the system's buffers behind the FIN. */
 static size_t close_left(const struct conn *c) {
@@ -256,10 +261,8 @@ static size_t close_left(const struct conn *c) {
 }
 
 /* Nothing tells when the system's buffers have become empty. */
-static const double SOON = 0.2;
-
 static double next_look(const struct conn *c) {
-  return c->fin_sent && c->left > 0 ? SOON : CLOSE_LINGER;
+  return c->fin_sent && c->left > 0 ? CLOSE_LOOK : CLOSE_LINGER;
 }
 
 /* Notes what is left -> did the peer take something since the last look? */
@@ -295,7 +298,7 @@ static void close_step(struct conn *c) {
   }
   if (c->fin_sent && !timer_armed(&c->timer)) {
     c->left = NEVER_LOOKED;
-    close_after(c, SOON);
+    close_at(c, c->turn->now + CLOSE_LOOK);
   } else if (close_progress(c) || !timer_armed(&c->timer)) {
     close_after(c, next_look(c));
   }

@@ -210,3 +210,45 @@ TEST(many_clients_that_are_gone_do_not_hide_those_behind_them) {
   CHECK_EQ(status, 0);
 }
 #endif
+
+static int option_of(const struct probe *p, enum link_option what) {
+  int value = -1;
+  CHECK_EQ(p->link->ops->option(p->link, what, false, &value), 0);
+  return value;
+}
+
+/* Dials an acceptor with these settings -> the accepted end. */
+static void accept_with(struct world *w, const struct listen_opts *opts, struct probe *accepted) {
+  struct addr at = probe_ip("127.0.0.1", 0), peer;
+  struct acceptor *a = NULL;
+  struct probe p;
+  CHECK_EQ(w->ops->listen(w, &at, opts, &a), 0);
+  CHECK_EQ(w->ops->accept_name(a, &at), 0);
+  CHECK_EQ(probe_dial(w, &p, &at), 0);
+  CHECK_EQ(probe_accept(w, a, accepted, &peer), 0);
+  probe_close(&p, false);
+  AWAIT(w, p.ended);
+  w->ops->accept_close(a);
+}
+
+TEST(accepted_links_begin_with_the_acceptors_settings) {
+  const struct listen_opts with = {
+      .backlog = 8,
+      .settings = {{LINK_NODELAY, 1}, {LINK_KEEPALIVE, 1}, {LINK_KEEP_IDLE, 33}},
+      .settings_n = 3};
+  const struct listen_opts without = {.backlog = 8};
+  struct world *w = probe_world();
+  struct probe p;
+  accept_with(w, &with, &p);
+  CHECK_EQ(option_of(&p, LINK_NODELAY), 1);
+  CHECK_EQ(option_of(&p, LINK_KEEPALIVE), 1);
+  CHECK_EQ(option_of(&p, LINK_KEEP_IDLE), 33);
+  probe_close(&p, false);
+  AWAIT(w, p.ended);
+  accept_with(w, &without, &p);
+  CHECK_EQ(option_of(&p, LINK_NODELAY), 0);
+  CHECK_EQ(option_of(&p, LINK_KEEPALIVE), 0);
+  probe_close(&p, false);
+  AWAIT(w, p.ended);
+  probe_world_end(w);
+}

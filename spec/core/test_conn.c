@@ -219,6 +219,48 @@ static void read_ahead(struct rig *r) {
 
 TEST(a_little_is_read_for_nobody) { rig_over_both(read_ahead); }
 
+/* Who receives between the first report and the second one reads it without a copy. */
+static void not_at_once(struct rig *r) {
+  CHECK_EQ(probe_send(&r->peer, "hello"), 5);
+  TURN_UNTIL(&r->turn, r->conn->readable);
+  CHECK_EQ(buffered(r), 0);
+  CHECK_TAKE(r, &raw, "hello");
+  CHECK(r->conn->in.mem == NULL);
+  CHECK_EQ(probe_send(&r->peer, "again"), 5);
+  TURN_UNTIL(&r->turn, r->conn->readable);
+  turn_step(&r->turn, true);
+  CHECK_EQ(buffered(r), 5);
+  CHECK_TAKE(r, &raw, "again");
+}
+
+TEST(it_is_not_read_before_it_is_reported_again) { rig_over_both(not_at_once); }
+
+/* ---- limits ---------------------------------------------------------------------- */
+
+static void limits(struct rig *r) {
+  const struct conn_limits odd = {.line = 1, .frame = 2, .all = 3, .high_water = 4};
+  struct probe peer;
+  struct conn *c = rig_connect(&r->turn, probe_pipe, &peer);
+  CHECK(r->conn->limits == &conn_default_limits);
+  CHECK_EQ(conn_set_limits(r->conn, &odd), 0);
+  CHECK_EQ(r->conn->limits->frame, 2);
+  CHECK(c->limits == &conn_default_limits);
+  CHECK_EQ(conn_set_limits(c, &odd), 0);
+  CHECK(c->limits == r->conn->limits);
+  CHECK_EQ(conn_set_limits(r->conn, &(struct conn_limits){.line = 5}), 0);
+  CHECK_EQ(r->conn->limits->line, 5);
+  CHECK_EQ(c->limits->line, 1);
+  CHECK_EQ(conn_set_limits(r->conn, &odd), 0);
+  CHECK_EQ(r->conn->limits->line, 1);
+  CHECK_EQ(conn_set_limits(r->conn, &conn_default_limits), 0);
+  CHECK(r->conn->limits == &conn_default_limits);
+  conn_drop(c, CONN_OF_OWNER);
+  probe_close(&peer, false);
+  TURN_UNTIL(&r->turn, peer.ended);
+}
+
+TEST(limits_are_each_connections_own_and_in_memory_once) { rig_run(probe_pipe, limits); }
+
 /* ---- over the limit -------------------------------------------------------------- */
 
 static void desync(struct rig *r) {

@@ -1,4 +1,7 @@
 /* Links over sockets: what they have and pipes have not. */
+#include <fcntl.h>
+#include <sys/socket.h>
+
 #include "probe.h"
 
 enum { BIG = 256 * 1024 };
@@ -76,3 +79,165 @@ static void changing(struct world *w, struct probe *a, struct probe *b) {
 }
 
 TEST(interest_may_change_at_any_time) { probe_run(probe_pair, changing); }
+
+/* ---- descriptors that come again ------------------------------------------------- */
+
+static int fd_of(const struct probe *p) {
+  int fd = -1;
+  CHECK_EQ(p->link->ops->option(p->link, LINK_FD, false, &fd), 0);
+  return fd;
+}
+
+static void close_and_await(struct world *w, struct probe *a, struct probe *b) {
+  probe_close_both(a, b);
+  AWAIT(w, a->ended && b->ended);
+  CHECK_EQ(a->ended + b->ended, 2);
+}
+
+static void check_exchange(struct world *w, struct probe *from, struct probe *to) {
+  CHECK_EQ(probe_send(from, "hello"), 5);
+  probe_want(to, LINK_IN);
+  AWAIT(w, to->seen & LINK_IN);
+  CHECK_READ(to, "hello");
+  probe_want(to, 0);
+}
+
+/* Whatever was set and seen on the descriptor before is forgotten. */
+static void check_fresh(struct world *w, struct probe *p) {
+  char c;
+  CHECK_EQ(p->link->ops->state(p->link), 0);
+  CHECK_EQ(probe_read(p, &c, 1), ERR_AGAIN);
+  probe_want(p, LINK_OUT);
+  AWAIT(w, p->seen == LINK_OUT);
+  probe_want(p, 0);
+}
+
+static void leave_behind(struct world *w, struct probe *a, struct probe *b) {
+  char c;
+  int seconds = 5;
+  CHECK_EQ(a->link->ops->option(a->link, LINK_LINGER, true, &seconds), 0);
+  CHECK_EQ(a->link->ops->shut(a->link), 0);
+  probe_want(b, LINK_IN);
+  AWAIT(w, b->seen & LINK_IN);
+  CHECK_EQ(probe_read(b, &c, 1), 0);
+}
+
+TEST(a_descriptor_that_comes_again_is_a_link_like_the_first) {
+  struct world *w = probe_world();
+  int first = -1;
+  for (int i = 0; i < 20; i++) {
+    struct probe a, b;
+    probe_pair(w, &a, &b);
+    if (i == 0) first = fd_of(&b);
+    CHECK_EQ(fd_of(&b), first);
+    check_fresh(w, &a);
+    check_fresh(w, &b);
+    check_exchange(w, &a, &b);
+    check_exchange(w, &b, &a);
+    leave_behind(w, &a, &b);
+    close_and_await(w, &a, &b);
+    CHECK_EQ(w->ops->open(w), 0);
+  }
+  probe_world_end(w);
+}
+
+static void close_both_at_once(struct probe *p) {
+  struct probe *other = (struct probe *)p->link->owner == p ? p + 1 : p;
+  probe_close_both(p, other);
+}
+
+/* A close inside a report: the other end's event may be in the same bundle. */
+TEST(a_descriptor_may_come_again_in_the_poll_that_closed_it) {
+  struct world *w = probe_world();
+  for (int i = 0; i < 20; i++) {
+    struct probe pair[2];
+    probe_pair(w, &pair[0], &pair[1]);
+    CHECK_EQ(probe_send(&pair[0], "x") + probe_send(&pair[1], "y"), 2);
+    pair[0].hook = close_both_at_once;
+    probe_want(&pair[1], 0);
+    probe_want(&pair[0], LINK_IN);
+    AWAIT(w, pair[0].ended && pair[1].ended);
+    CHECK_EQ(pair[0].reports, 1);
+  }
+  probe_world_end(w);
+}
+
+static void count_datagram(struct dgram *d, unsigned events) { *(unsigned *)d->owner |= events; }
+
+/* The number of a closed link's descriptor may become anybody's. */
+TEST(a_descriptor_that_was_a_links_serves_datagrams) {
+  struct world *w = probe_world();
+  struct probe a, b;
+  struct addr at = probe_ip("127.0.0.1", 0);
+  const struct dgram_opts opts = {.recv_buffer = 0};
+  unsigned seen = 0;
+  probe_pair(w, &a, &b);
+  close_and_await(w, &a, &b);
+  struct dgram *d = NULL;
+  CHECK_EQ(w->ops->datagrams(w, &at, &opts, &d), 0);
+  CHECK_EQ(d->ops->name(d, false, &at), 0);
+  d->owner = &seen;
+  d->ready = count_datagram;
+  for (int i = 0; i < 3; i++) {
+    probe_pair(w, &a, &b);
+    check_exchange(w, &a, &b);
+    close_and_await(w, &a, &b);
+  }
+  d->ops->want(d, DGRAM_OUT);
+  AWAIT(w, seen & DGRAM_OUT);
+  d->ops->close(d);
+  probe_world_end(w);
+}
+
+/* Where no handle is kept. */
+TEST(a_high_descriptor_is_a_link_as_well) {
+  struct world *w = probe_world();
+  struct rlimit before, more;
+  struct link *l = NULL;
+  struct probe a, b;
+  int ends[2];
+  getrlimit(RLIMIT_NOFILE, &before);
+  more = before;
+  more.rlim_cur = before.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &more);
+  for (int i = 0; i < 3; i++) {
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    int high = fcntl(ends[0], F_DUPFD, 2000);
+    if (high >= 0) {
+      close(ends[0]);
+      ends[0] = high;
+    }
+    CHECK_EQ(w->ops->adopt(w, ends[0], &l), 0);
+    probe_watch(&a, l);
+    CHECK_EQ(w->ops->adopt(w, ends[1], &l), 0);
+    probe_watch(&b, l);
+    check_exchange(w, &a, &b);
+    check_exchange(w, &b, &a);
+    close_and_await(w, &a, &b);
+  }
+  setrlimit(RLIMIT_NOFILE, &before);
+  probe_world_end(w);
+}
+
+/* It blocks, unlike what the world makes, and its number has a handle that is kept. */
+TEST(an_adopted_socket_may_have_a_descriptor_that_was_a_links) {
+  struct world *w = probe_world();
+  struct link *l = NULL;
+  struct probe a, b;
+  int ends[2];
+  for (int i = 0; i < 3; i++) {
+    probe_pair(w, &a, &b);
+    close_and_await(w, &a, &b);
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    CHECK_EQ(w->ops->adopt(w, ends[0], &l), 0);
+    probe_watch(&a, l);
+    CHECK_EQ(w->ops->adopt(w, ends[1], &l), 0);
+    probe_watch(&b, l);
+    CHECK(fcntl(ends[0], F_GETFL) & O_NONBLOCK);
+    CHECK(fcntl(ends[1], F_GETFL) & O_NONBLOCK);
+    check_exchange(w, &a, &b);
+    check_exchange(w, &b, &a);
+    close_and_await(w, &a, &b);
+  }
+  probe_world_end(w);
+}

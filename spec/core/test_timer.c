@@ -48,6 +48,15 @@ TEST(fires_equal_dues_in_the_order_armed) {
   timers_fini(&ts);
 }
 
+TEST(keeps_that_order_when_the_numbers_begin_anew) {
+  struct timers ts = {.seq = UINT32_MAX - MANY / 2};
+  struct timer t[MANY] = {0};
+  for (size_t i = 0; i < MANY; i++) CHECK_EQ(timers_arm(&ts, &t[i], 5), 0);
+  CHECK(ts.seq < MANY);
+  for (size_t i = 0; i < MANY; i++) CHECK(timers_pop(&ts, 5) == &t[i]);
+  timers_fini(&ts);
+}
+
 TEST(puts_a_moved_timer_behind_its_equals) {
   struct timers ts = {0};
   struct timer a = {0}, b = {0};
