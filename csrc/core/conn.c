@@ -326,29 +326,24 @@ static void scan_for(struct conn *c, const struct framing *f) {
   c->scan_delimiter = f->delimiter;
 }
 
-/* With nothing buffered only a message of no bytes could be found: whether there is something to
- * read comes first. */
-static int fill_empty(struct conn *c, const struct framing *f) {
-  size_t n;
-  conn_input(c, &n);
-  if (n > 0 || c->in_end || f->kind == FRAMING_FIXED) return 0;
-  return fill(c, 0, 1, 1);
-}
-
 int conn_find(struct conn *c, const struct framing *f, struct message *m) {
   if (!conn_is_open(c)) return ERR_CLOSED;
   if (c->desync && framing_is_counted(f)) return ERR_PROTO;
   scan_for(c, f);
   c->by_byte = f->by_byte;
-  int r = fill_empty(c, f);
-  while (r == 0) {
+  int r;
+  do {
     size_t n;
     m->base = conn_input(c, &n);
+    if (n == 0 && !c->in_end && f->kind != FRAMING_FIXED) { /* it could not be found in nothing */
+      if ((r = fill(c, 0, 1, 1)) != 0) break;
+      m->base = conn_input(c, &n);
+    }
     r = framing_cut(f, &c->scan, m->base, n, c->in_end == ERR_EOF, &m->cut);
     if (r != ERR_AGAIN && r != ERR_EOF) return r;
     if (c->in_end) return c->in_end;
     r = fill(c, n, c->scan.need, hold_limit(f, c->scan.need));
-  }
+  } while (r == 0);
   return r;
 }
 

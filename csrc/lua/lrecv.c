@@ -236,7 +236,8 @@ static int l_recv_until(lua_State *L) {
 
 static int recv_pkg(lua_State *L, struct rt *rt, struct conn *c, const struct call_opts *ro,
                     enum recv_style style) {
-  struct framing f = recv_pkg_framing(c, ro);
+  struct framing f;
+  recv_set_pkg(&f, c, ro);
   int pushed = recv_at_once(L, rt, c, &f);
   if (pushed) return pushed;
   struct op o = recv_op(c, style == AS_METHOD ? "recv_pkg" : "pkgs", &f);

@@ -306,7 +306,8 @@ static int l_send_pkg(lua_State *L) {
   struct call_opts so;
   call_opts_read(L, 3, c, pkg_keys, &so);
   if (!so.max) so.max = SIZE_MAX;
-  const struct framing f = recv_pkg_framing(c, &so);
+  struct framing f;
+  recv_set_pkg(&f, c, &so);
   return send_message(L, rt, c, "send_pkg", &f, &data, 0, so.timeout);
 }
 
@@ -449,7 +450,7 @@ static int l_send_recv_pkg(lua_State *L) {
   call_opts_read(L, 3, c, pkg_keys, &so);
   o.timeout = so.timeout;
   o.framed = true;
-  o.f = recv_pkg_framing(c, &so);
+  recv_set_pkg(&o.f, c, &so);
   return exchange_run(L, rt, &o);
 }
 

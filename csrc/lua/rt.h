@@ -380,11 +380,11 @@ int recv_push_partial(lua_State *L, struct conn *c);
 /* The op of a receiving call on c, with the connection's own timeout. */
 struct op recv_op(struct conn *c, const char *what, const struct framing *f);
 /* The framing of packages. */
-static inline struct framing recv_pkg_framing(const struct conn *c, const struct call_opts *o) {
-  return (struct framing){.kind = FRAMING_LENGTH,
-                          .size = (uint8_t)o->header,
-                          .strip = (uint32_t)o->header,
-                          .max = o->max ? o->max : c->limits->frame};
+static inline void recv_set_pkg(struct framing *f, const struct conn *c, const struct call_opts *o) {
+  *f = (struct framing){.kind = FRAMING_LENGTH,
+                        .size = (uint8_t)o->header,
+                        .strip = (uint32_t)o->header,
+                        .max = o->max ? o->max : c->limits->frame};
 }
 
 /* recv_frame with the framing in Lua of the Conn at stack index 1; raises if it has none. */
