@@ -194,7 +194,7 @@ static int page_gather(struct conn *c) {
     }
     n = buf_len(&c->in);
     if (n) memcpy(t->page, buf_data(&c->in), n);
-    buf_fini(&c->in);
+    buf_recycle(&c->in, &t->spares);
   }
   page_lend(t, c, n);
   return 0;

@@ -93,7 +93,8 @@ static size_t copy_pieces(char *to, const struct iovec *v, int count, size_t ski
   return (size_t)(to - begin);
 }
 
-/* Memory for all of it is reserved first, and costs little as long as it is not written to. */
+/* Memory for all of it is reserved first, and costs little as long as it is not written to; what is
+ * not needed of it is a spare, not given back. */
 int conn_send_long(struct conn *c, const struct iovec *v, int count) {
   struct iovec all[1 + CONN_PIECES] = {unsent_piece(c)};
   size_t before = all[0].iov_len, taken = 0, total = 0;
@@ -104,7 +105,8 @@ int conn_send_long(struct conn *c, const struct iovec *v, int count) {
   all[0] = unsent_piece(c);
   c->messages_out++;
   if (!c->blocked && !link_takes(c, all + first, count + 1 - first, &taken)) return 0;
-  buf_commit(&c->out, copy_pieces(room, v, count, taken > before ? taken - before : 0));
+  size_t rest = copy_pieces(room, v, count, taken > before ? taken - before : 0);
+  if (rest) buf_commit(&c->out, rest);
   write_done(c, taken < before ? taken : before);
   return 0;
 }
