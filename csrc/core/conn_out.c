@@ -280,10 +280,11 @@ static bool close_progress(struct conn *c) {
  * end its side. */
 static void on_close_due(struct timer *d) {
   struct conn *c = conn_of_timer(d);
+  double waited = c->left == NEVER_LOOKED ? CLOSE_LOOK : 0; /* since the FIN */
   bool progress = close_progress(c);
   bool stalled = turn_now(c->turn) - c->last_active >= CLOSE_STALL;
   if (progress || (c->left > 0 && !stalled)) {
-    close_after(c, next_look(c));
+    close_after(c, next_look(c) - (c->left == 0 ? waited : 0));
     return;
   }
   if (c->left > 0 && !c->out_end) c->out_end = ERR_ABORTED;

@@ -56,6 +56,8 @@ void poller_close(struct poller *p);
 void poller_poll(struct poller *p, int64_t ms);
 /* Can a poll that waits bring anything? */
 bool poller_alive(const struct poller *p);
+/* Are there watches still to be told that they are closed? */
+bool poller_closes(const struct poller *p);
 /* Handles of the loop were started, stopped or closed outside a poll. */
 void poller_touch(struct poller *p);
 

@@ -198,6 +198,8 @@ bool poller_alive(const struct poller *p) {
   return p->active > 0 || !circle_is_empty(&p->closed) || uv_loop_alive(p->loop);
 }
 
+bool poller_closes(const struct poller *p) { return !circle_is_empty(&p->closed); }
+
 void poller_touch(struct poller *p) { p->loop_ready = true; }
 
 /* ---- life ------------------------------------------------------------------------- */

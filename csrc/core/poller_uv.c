@@ -87,6 +87,7 @@ void poller_poll(struct poller *p, int64_t ms) {
 }
 
 bool poller_alive(const struct poller *p) { return uv_loop_alive(p->loop); }
+bool poller_closes(const struct poller *p) { return uv_loop_alive(p->loop); }
 void poller_touch(struct poller *p) { (void)p; }
 
 /* ---- life ------------------------------------------------------------------------- */

@@ -63,9 +63,10 @@ static int64_t patience(double until, double now) {
   return ms < never ? (int64_t)ms : -1;
 }
 
+/* The clock is not looked at where nobody asks for a time. */
 static bool world_uv_poll(struct world *base, double until) {
   struct world_uv *w = world_of(base);
-  double now = world_uv_now(base);
+  double now = isinf(until) ? 0 : world_uv_now(base);
   bool busy = world_run_posts(base) || until <= now;
   if (!busy && isinf(until) && !poller_alive(w->poller)) return false;
   poller_poll(w->poller, busy ? 0 : patience(until, now));
@@ -330,7 +331,7 @@ static unsigned world_uv_open_count(struct world *base) {
 
 /* The poller's watches are told that they are closed, then the loop's own handles. */
 static void loop_close(struct world_uv *w) {
-  while (w->open || w->world.first_post) {
+  while (poller_closes(w->poller) || w->world.first_post) {
     world_run_posts(&w->world);
     poller_poll(w->poller, 0);
   }

@@ -380,7 +380,8 @@ int recv_push_partial(lua_State *L, struct conn *c);
 /* The op of a receiving call on c, with the connection's own timeout. */
 struct op recv_op(struct conn *c, const char *what, const struct framing *f);
 /* The framing of packages. */
-static inline void recv_set_pkg(struct framing *f, const struct conn *c, const struct call_opts *o) {
+static inline void recv_set_pkg(struct framing *f, const struct conn *c,
+                                const struct call_opts *o) {
   *f = (struct framing){.kind = FRAMING_LENGTH,
                         .size = (uint8_t)o->header,
                         .strip = (uint32_t)o->header,
