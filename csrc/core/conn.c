@@ -9,9 +9,6 @@
 #include "err.h"
 #include "link_tls.h"
 
-const struct conn_limits conn_default_limits = {
-    .line = 64 * 1024, .frame = 1024 * 1024, .all = 16 * 1024 * 1024, .high_water = 256 * 1024};
-
 /* What nobody waits for is read ahead when it is reported again: a call that comes until then reads
  * it without a copy. */
 static void on_ready(struct link *l, unsigned events);
@@ -53,38 +50,6 @@ struct conn *conn_open(struct turn *t, struct link *l, const struct addr *peer) 
   return c;
 }
 
-/* Those of a server or a client are the same again and again. */
-struct limits {
-  struct conn_limits are;
-  unsigned users;
-};
-
-static void drop_limits(struct conn *c) {
-  struct limits *l = (struct limits *)(uintptr_t)c->limits;
-  if (c->limits == &conn_default_limits || --l->users > 0) return;
-  if (c->turn->limits == l) c->turn->limits = NULL;
-  free(l);
-}
-
-int conn_set_limits(struct conn *c, const struct conn_limits *to) {
-  struct limits *l = c->turn->limits;
-  if (memcmp(to, &conn_default_limits, sizeof *to) == 0) {
-    drop_limits(c);
-    c->limits = &conn_default_limits;
-    return 0;
-  }
-  if (!l || memcmp(to, &l->are, sizeof *to) != 0) {
-    l = malloc(sizeof *l);
-    if (!l) return ERR_NOMEM;
-    *l = (struct limits){*to, 0};
-    c->turn->limits = l;
-  }
-  l->users++;
-  drop_limits(c);
-  c->limits = &l->are;
-  return 0;
-}
-
 static void conn_free(struct conn *c) {
   struct turn *t = c->turn;
   if (c->prev)
@@ -98,7 +63,7 @@ static void conn_free(struct conn *c) {
   timers_disarm(&t->timers, &c->timer);
   buf_fini(&c->in);
   buf_fini(&c->out);
-  drop_limits(c);
+  conn_drop_limits(c);
   free(c);
 }
 

@@ -13,6 +13,8 @@ void conn_unblock(struct conn *c);
 /* CLOSING: what comes in is thrown away. */
 void conn_discard(struct conn *c);
 void conn_forget_page(struct conn *c);
+/* It is freed: its limits may go with it. */
+void conn_drop_limits(struct conn *c);
 /* The link failed: what it has to say beyond its code. */
 void conn_note_detail(struct conn *c);
 
