@@ -14,7 +14,7 @@
 server epoll "epoll in C" "$out/epoll" "$out/epoll"
 server uv "libuv in C" "$out/uv" "$out/uv"
 server epoll_tls "epoll, OpenSSL in C" "$out/epoll_tls" "$out/epoll_tls"
-server epoll_tls-ahead "the same, reading ahead" "$out/epoll_tls" "$out/epoll_tls" ahead
+server epoll_tls-ahead "OpenSSL, read-ahead" "$out/epoll_tls" "$out/epoll_tls" ahead
 server lunewire "lunewire" lua:lunewire "lua5.4 bench/servers/lunewire.lua"
 server lunewire-gen "lunewire, gen. GC" lua:lunewire "lua5.4 bench/servers/lunewire.lua" generational
 server go "Go, flush when idle" "$out/go" "$out/go" flush
