@@ -169,13 +169,19 @@ docs:
 
 check:
 	@.ci/need run check
-	@$(AGAIN) -k check-gcc check-clang check-format check-tidy check-lua check-layout check-rock
+	@$(AGAIN) -k check-gcc check-clang check-poller check-format check-tidy check-lua check-layout check-rock
 
 check-gcc:
 	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/check/gcc CC=gcc WERROR=1
 
 check-clang:
 	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/check/clang CC=$(CLANG) WERROR=1
+
+# The form that systems without epoll get.
+check-poller:
+	@$(AGAIN) all tests BUILD=$(BUILD)/check/poller CPPFLAGS=-DPOLLER_UV LTO= WERROR=1
+	@$(BUILD)/check/poller/core_tests
+	@$(LUA) "$$(command -v busted)" --cpath "$(BUILD)/check/poller/?.so" spec/poller_spec.lua
 
 check-format:
 	@echo "  FORMAT"
@@ -208,4 +214,4 @@ clean:
 	rm -rf $(BUILD)
 
 .PHONY: all tests run test sanitize valgrind bench bench-quick bench-build docs check check-gcc \
-  check-clang check-format check-tidy check-lua check-layout check-rock install clean FORCE
+  check-clang check-poller check-format check-tidy check-lua check-layout check-rock install clean FORCE
