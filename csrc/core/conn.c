@@ -9,8 +9,6 @@
 #include "err.h"
 #include "link_tls.h"
 
-/* What nobody waits for is read ahead when it is reported again: a call that comes until then reads
- * it without a copy. */
 static void on_ready(struct link *l, unsigned events);
 static void on_closed(struct link *l);
 
@@ -413,6 +411,8 @@ static bool is_up(struct conn *c) {
   return conn_is_open(c);
 }
 
+/* What nobody waits for is read ahead when it is reported again: a call that comes until then reads
+ * it without a copy. */
 static void on_ready(struct link *l, unsigned events) {
   struct conn *c = l->owner;
   turn_freshen(c->turn);

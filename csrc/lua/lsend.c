@@ -18,12 +18,12 @@ static bool is_options(lua_State *L, int idx) {
 /***
 All or nothing: a call accepts all its bytes or none, and they leave in one piece.
 It does not wait for the network. What a task sends leaves together, at the latest when the loop
-next turns; at once past 64 KiB, and outside a task. A string or message of 32 KiB or more goes
-at once, behind what is unsent, from where it lies: it is copied only as far as the system does not
-take it. With `limits.high_water` (256 KiB) or more
-unsent it first waits for room: a failure there has accepted nothing, so that trying again sends no
-byte twice, and `retry = {count=, interval=0.1}` does so after ETIMEDOUT. A write that fails later
-is returned by every following `send`, `flush` and `close`.
+next turns; at once past 64 KiB, and outside a task. A string or message of 32 KiB or more goes at
+once, behind what is unsent, from where it lies: it is copied only as far as the system does not
+take it. With `limits.high_water` (256 KiB) or more unsent it first waits for room: a failure there
+has accepted nothing, so that trying again sends no byte twice, and `retry = {count=, interval=0.1}`
+does so after ETIMEDOUT. A write that fails later is returned by every following `send`, `flush` and
+`close`.
 @type Conn.sending
 */
 
