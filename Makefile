@@ -6,6 +6,8 @@
 #   make check      warnings, formatting, analysis, layout, packaging
 #   make sanitize   the tests again under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make valgrind   the tests again under valgrind (slow)
+#   make torture    scenarios with every allocation failing once, and all from there on (long)
+#   make torture-short   the same with a few of the allocations of each
 #   make bench      installs peers and measures lunewire beside them, for 12 minutes
 #   make bench-quick   one short round of it: are all replies right?
 #   make bench-build   what it runs, build/bench/*, which specs run too
@@ -39,7 +41,7 @@ TEST_SRC := $(sort $(wildcard spec/core/*.c))
 LUA_SRC := $(sort $(wildcard lua/lunewire/*.lua))
 LOAD_SRC := $(sort $(wildcard bench/load/*.c))
 FLOOR_SRC := $(sort $(wildcard bench/servers/*.c))
-HEADERS := $(sort $(wildcard csrc/*/*.h spec/core/*.h bench/*/*.h))
+HEADERS := $(sort $(wildcard csrc/*/*.h spec/*/*.h bench/*/*.h))
 
 CORE_OBJ := $(CORE_SRC:%.c=$(BUILD)/obj/%.o)
 BINDING_OBJ := $(BINDING_SRC:%.c=$(BUILD)/obj/%.o)
@@ -163,6 +165,28 @@ bench-quick:
 	@.ci/need --try bench
 	@BUILD=$(BUILD) bench/run --quick
 
+# The module's objects with allocators that fail on command; only this host links Lua.
+TORTURE_SRC := $(sort $(wildcard spec/torture/*.c))
+TORTURE_OBJ := $(TORTURE_SRC:%.c=$(BUILD)/obj/%.o)
+TORTURE := $(BUILD)/torture_host
+COMMA := ,
+TORTURE_WRAP := $(foreach f,malloc calloc realloc strdup free,-Wl$(COMMA)--wrap=$f)
+
+$(TORTURE): $(CORE_OBJ) $(BINDING_OBJ) $(TORTURE_OBJ)
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	$(Q)$(LINK) -no-pie -o $@ $^ $(TORTURE_WRAP) -llua$(LUA_VERSION) $(LIBS) -ldl
+
+torture-host: $(TORTURE)
+	@:
+
+# Linking as one program would lose the seam between the module and its allocator.
+torture torture-short:
+	@.ci/need run test
+	@$(AGAIN) torture-host BUILD=$(BUILD)/torture LTO= CC=gcc
+	@LUA_PATH="lua/?.lua;lua/?/init.lua;./?.lua;;" $(BUILD)/torture/torture_host \
+	  $(if $(filter %short,$@),-s) $(ARGS)
+
 docs:
 	@.ci/need docs
 	.ci/reference docs/reference.md
@@ -188,7 +212,7 @@ check-poller:
 check-format:
 	@echo "  FORMAT"
 	$(Q)clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(LOAD_SRC) \
-	  $(FLOOR_SRC) $(HEADERS)
+	  $(FLOOR_SRC) $(TORTURE_SRC) $(HEADERS)
 
 check-tidy:
 	@echo "  TIDY  csrc"
@@ -215,5 +239,5 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all tests run test sanitize valgrind bench bench-quick bench-build docs check check-gcc \
+.PHONY: torture torture-host torture-short all tests run test sanitize valgrind bench bench-quick bench-build docs check check-gcc \
   check-clang check-poller check-format check-tidy check-lua check-layout check-rock install clean FORCE
