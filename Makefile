@@ -6,6 +6,8 @@
 #   make check      warnings, formatting, analysis, layout, packaging
 #   make sanitize   the tests again under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make valgrind   the tests again under valgrind (slow)
+#   make fuzz       fuzzes every target of spec/fuzz, FUZZ_SECONDS=60 each; FUZZ=name: only that one
+#   make fuzz-merge keeps of what it found the inputs that matter
 #   make bench      installs peers and measures lunewire beside them, for 12 minutes
 #   make bench-quick   one short round of it: are all replies right?
 #   make bench-build   what it runs, build/bench/*, which specs run too
@@ -39,13 +41,15 @@ TEST_SRC := $(sort $(wildcard spec/core/*.c))
 LUA_SRC := $(sort $(wildcard lua/lunewire/*.lua))
 LOAD_SRC := $(sort $(wildcard bench/load/*.c))
 FLOOR_SRC := $(sort $(wildcard bench/servers/*.c))
-HEADERS := $(sort $(wildcard csrc/*/*.h spec/core/*.h bench/*/*.h))
+FUZZ_SRC := $(sort $(wildcard spec/fuzz/*.c))
+HEADERS := $(sort $(wildcard csrc/*/*.h spec/core/*.h spec/fuzz/*.h bench/*/*.h))
 
 CORE_OBJ := $(CORE_SRC:%.c=$(BUILD)/obj/%.o)
 BINDING_OBJ := $(BINDING_SRC:%.c=$(BUILD)/obj/%.o)
 TEST_OBJ := $(TEST_SRC:%.c=$(BUILD)/obj/%.o)
 LOAD_OBJ := $(LOAD_SRC:%.c=$(BUILD)/obj/%.o)
 FLOOR_OBJ := $(FLOOR_SRC:%.c=$(BUILD)/obj/%.o)
+FUZZ_OBJ := $(FUZZ_SRC:%.c=$(BUILD)/obj/%.o)
 MODULE := $(BUILD)/lunewire/core.so
 TESTS := $(BUILD)/core_tests
 LOAD := $(BUILD)/bench/load
@@ -121,10 +125,10 @@ $(BUILD)/flags: FORCE
 
 # The unit tests are a program, which shows its defaults to the sanitizers' library.
 $(CORE_OBJ) $(BINDING_OBJ) $(FLOOR_OBJ): EXTRA := -fvisibility=hidden
-$(TEST_OBJ): EXTRA := -Icsrc/core
+$(TEST_OBJ) $(FUZZ_OBJ): EXTRA := -Icsrc/core
 
 -include $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(LOAD_OBJ:.o=.d) \
-  $(FLOOR_OBJ:.o=.d)
+  $(FLOOR_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)
 
 # ---- running and testing ------------------------------------------------------------
 
@@ -138,20 +142,46 @@ run:
 
 test:
 	@.ci/need run test
-	@$(AGAIN) all tests bench-build
+	@$(AGAIN) all tests fuzz-replay bench-build
 	@.ci/suite plain $(BUILD) $(SPEC)
 
 sanitize:
 	@.ci/need run test
-	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/sanitize SANITIZE=1 CC=gcc CFLAGS="-O1 -g"
+	@$(AGAIN) all tests fuzz-replay bench-build BUILD=$(BUILD)/sanitize SANITIZE=1 CC=gcc CFLAGS="-O1 -g"
 	@.ci/suite sanitize $(BUILD)/sanitize $(SPEC)
 
 # Without _FORTIFY_SOURCE, whose memmove has the address of its memcpy: valgrind takes one for the
 # other.
 valgrind:
 	@.ci/need run test valgrind
-	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/valgrind CFLAGS="-O1 -g" LTO= HARDEN=
+	@$(AGAIN) all tests fuzz-replay bench-build BUILD=$(BUILD)/valgrind CFLAGS="-O1 -g" LTO= HARDEN=
 	@.ci/suite valgrind $(BUILD)/valgrind $(SPEC)
+
+# Every target is a program of fuzz_NAME.c, its own NAME_*.c, what all share (lib_*.c), the library
+# and Lua; beside libFuzzer, or beside replay.c, which runs the corpus as a test.
+FUZZ_NAMES := $(patsubst spec/fuzz/fuzz_%.c,%,$(filter spec/fuzz/fuzz_%,$(FUZZ_SRC)))
+FUZZ_PROGRAMS := $(FUZZ_NAMES:%=$(BUILD)/fuzz/%)
+LUA_LIB ?= $(or $(shell pkg-config --libs-only-L --libs-only-l lua$(LUA_VERSION) 2>/dev/null),\
+  -llua$(LUA_VERSION))
+fuzz_obj = $(filter $(foreach n,fuzz_$(1) $(1)_% lib_% $(if $(FUZZER),,replay),\
+  $(BUILD)/obj/spec/fuzz/$(n).o),$(FUZZ_OBJ))
+
+.SECONDEXPANSION:
+$(FUZZ_PROGRAMS): $(BUILD)/fuzz/%: $$(call fuzz_obj,$$*) $(CORE_OBJ) $(BINDING_OBJ)
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	$(Q)$(LINK) $(if $(FUZZER),-fsanitize=fuzzer) -o $@ $^ $(LIBS) $(LUA_LIB)
+
+fuzz-replay: $(FUZZ_PROGRAMS)
+	@:
+fuzz-build:
+	@.ci/need run fuzz
+	@$(AGAIN) fuzz-replay BUILD=$(BUILD)/fuzzer FUZZER=1 SANITIZE=1 CC=$(CLANG) \
+	  CFLAGS="-O1 -g -fsanitize=fuzzer-no-link"
+fuzz: fuzz-build
+	@spec/fuzz/run $(BUILD)/fuzzer $(or $(FUZZ),$(FUZZ_NAMES))
+fuzz-merge: fuzz-build
+	@spec/fuzz/run --merge $(BUILD)/fuzzer $(or $(FUZZ),$(FUZZ_NAMES))
 
 bench:
 	@.ci/need run
@@ -174,10 +204,10 @@ check:
 	@$(AGAIN) -k check-gcc check-clang check-poller check-format check-tidy check-lua check-layout check-rock
 
 check-gcc:
-	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/check/gcc CC=gcc WERROR=1
+	@$(AGAIN) all tests fuzz-replay bench-build BUILD=$(BUILD)/check/gcc CC=gcc WERROR=1
 
 check-clang:
-	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/check/clang CC=$(CLANG) WERROR=1
+	@$(AGAIN) all tests fuzz-replay bench-build BUILD=$(BUILD)/check/clang CC=$(CLANG) WERROR=1
 
 # The form that systems without epoll get.
 check-poller:
@@ -188,7 +218,7 @@ check-poller:
 check-format:
 	@echo "  FORMAT"
 	$(Q)clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(LOAD_SRC) \
-	  $(FLOOR_SRC) $(HEADERS)
+	  $(FLOOR_SRC) $(FUZZ_SRC) $(HEADERS)
 
 check-tidy:
 	@echo "  TIDY  csrc"
@@ -215,5 +245,6 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all tests run test sanitize valgrind bench bench-quick bench-build docs check check-gcc \
-  check-clang check-poller check-format check-tidy check-lua check-layout check-rock install clean FORCE
+.PHONY: all tests run test sanitize valgrind fuzz fuzz-build fuzz-replay fuzz-merge bench \
+  bench-quick bench-build docs check check-gcc check-clang check-poller check-format check-tidy \
+  check-lua check-layout check-rock install clean FORCE

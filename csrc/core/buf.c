@@ -51,13 +51,17 @@ void buf_commit(struct buf *b, size_t n) {
   if (buf_len(b) == 0) buf_fini(b);
 }
 
-int buf_append(struct buf *b, const void *data, size_t n) {
+int buf_append_within(struct buf *b, const void *data, size_t n, size_t most) {
   if (n == 0) return 0;
-  char *to = buf_reserve(b, n, SIZE_MAX);
+  char *to = buf_reserve(b, n, most);
   if (!to) return ERR_NOMEM;
   memcpy(to, data, n);
   buf_commit(b, n);
   return 0;
+}
+
+int buf_append(struct buf *b, const void *data, size_t n) {
+  return buf_append_within(b, data, n, SIZE_MAX);
 }
 
 /* Makes room before the first byte.  What is free beyond n is divided between both ends, so

@@ -33,6 +33,8 @@ void buf_commit(struct buf *b, size_t n);
 
 /* 0, or ERR_NOMEM with nothing changed.  data must not point into the queue. */
 int buf_append(struct buf *b, const void *data, size_t n);
+/* The same for a queue that never holds more than `most` bytes, as buf_reserve(). */
+int buf_append_within(struct buf *b, const void *data, size_t n, size_t most);
 
 /* Puts bytes in front of all others. 0, or ERR_NOMEM with nothing changed. */
 int buf_prepend(struct buf *b, const void *data, size_t n);

@@ -365,7 +365,7 @@ static bool read_ahead(struct conn *c) {
   size_t have = buf_len(&c->in), got;
   if (have < CONN_READ_AHEAD && !c->in_end) {
     if (read_once(c, t->page, CONN_READ_AHEAD - have, &got) != 0) return true;
-    if (got && buf_append(&c->in, t->page, got) != 0) note_end(c, ERR_NOMEM);
+    if (buf_append_within(&c->in, t->page, got, CONN_READ_AHEAD) != 0) note_end(c, ERR_NOMEM);
   }
   return true;
 }

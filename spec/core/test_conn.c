@@ -219,6 +219,20 @@ static void read_ahead(struct rig *r) {
 
 TEST(a_little_is_read_for_nobody) { rig_over_both(read_ahead); }
 
+/* However its pieces fall, so that growing would make it twice as much. */
+static void read_ahead_in_pieces(struct rig *r) {
+  enum { FIRST = CONN_READ_AHEAD - 5000, MORE = 1000 };
+  char *data = pattern_new(FIRST);
+  CHECK_EQ(probe_write(&r->peer, data, FIRST), FIRST);
+  TURN_UNTIL(&r->turn, buffered(r) == FIRST);
+  CHECK_EQ(probe_write(&r->peer, data, MORE), MORE);
+  TURN_UNTIL(&r->turn, buffered(r) == FIRST + MORE);
+  CHECK(r->conn->in.cap <= CONN_READ_AHEAD);
+  free(data);
+}
+
+TEST(no_more_memory_is_held_than_is_read_ahead) { rig_over_both(read_ahead_in_pieces); }
+
 /* Who receives between the first report and the second one reads it without a copy. */
 static void not_at_once(struct rig *r) {
   CHECK_EQ(probe_send(&r->peer, "hello"), 5);
