@@ -266,8 +266,8 @@ static ptrdiff_t link_tls_write(struct link *l, const struct iovec *v, int count
   if (fed && feed(t, PAGE_SIZE_BYTES, &dry) != 0) return unstick(t);
   size_t total = write_records(t, (struct pieces){.v = v, .count = count});
   if (fed) unfeed(t);
-  if (total) return (ptrdiff_t)total;
-  return t->out_end ? t->out_end : ERR_AGAIN;
+  if (t->out_end) return t->out_end; /* what was sealed went nowhere */
+  return total ? (ptrdiff_t)total : ERR_AGAIN;
 }
 
 static size_t link_tls_held(struct link *l) { return buf_len(&tls_of(l)->sealed); }
@@ -286,7 +286,7 @@ static int link_tls_shut(struct link *l) {
     SSL_shutdown(t->ssl);
   }
   flush(t);
-  return 0;
+  return t->phase == UP ? t->out_end : 0; /* a session that failed still has its alert to send */
 }
 
 static size_t link_tls_in_flight(struct link *l) {
