@@ -125,7 +125,8 @@ $(BUILD)/flags: FORCE
 
 # The unit tests are a program, which shows its defaults to the sanitizers' library.
 $(CORE_OBJ) $(BINDING_OBJ) $(FLOOR_OBJ): EXTRA := -fvisibility=hidden
-$(TEST_OBJ) $(FUZZ_OBJ): EXTRA := -Icsrc/core
+$(TEST_OBJ): EXTRA := -Icsrc/core
+$(FUZZ_OBJ): EXTRA := -Icsrc/core -Ispec/core
 
 -include $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(LOAD_OBJ:.o=.d) \
   $(FLOOR_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)
