@@ -6,6 +6,9 @@
 #   make check      warnings, formatting, analysis, layout, packaging
 #   make sanitize   the tests again under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make valgrind   the tests again under valgrind (slow)
+#   make test-gc    the specs again with Lua's collector at its most aggressive, in three ways
+#   make test-apicheck   the specs again in a Lua that asserts what it expects of its callers
+#   make test-gc-short, test-apicheck-short   the hardest of these over the main specs, in a minute
 #   make bench      installs peers and measures lunewire beside them, for 12 minutes
 #   make bench-quick   one short round of it: are all replies right?
 #   make bench-build   what it runs, build/bench/*, which specs run too
@@ -13,7 +16,7 @@
 #   make install    into $(DESTDIR)$(PREFIX)
 #   make clean      removes build/
 #
-# test, sanitize and valgrind take SPEC=... to run only the files named; V=1 shows the commands.
+# All these take SPEC=... to run only the files named; V=1 shows the commands.
 # This is the only list of sources: the rockspec builds and installs through it.
 
 CLANG ?= clang
@@ -48,6 +51,7 @@ LOAD_OBJ := $(LOAD_SRC:%.c=$(BUILD)/obj/%.o)
 FLOOR_OBJ := $(FLOOR_SRC:%.c=$(BUILD)/obj/%.o)
 MODULE := $(BUILD)/lunewire/core.so
 TESTS := $(BUILD)/core_tests
+GC_HOOKS := $(BUILD)/gc_hooks.so
 LOAD := $(BUILD)/bench/load
 FLOORS := $(FLOOR_SRC:bench/servers/%.c=$(BUILD)/bench/%)
 GO := $(if $(shell command -v go 2>/dev/null),$(BUILD)/bench/go)
@@ -83,7 +87,7 @@ LINK = $(CC) $(CFLAGS) $(HARDEN_LINK) $(LTO) $(LDFLAGS)
 
 all: $(MODULE)
 	@:
-tests: $(TESTS)
+tests: $(TESTS) $(GC_HOOKS)
 	@:
 bench-build: $(LOAD) $(FLOORS) $(GO)
 	@:
@@ -96,6 +100,10 @@ $(MODULE): $(CORE_OBJ) $(BINDING_OBJ)
 $(TESTS): $(CORE_OBJ) $(TEST_OBJ)
 	@echo "  LINK  $@"
 	$(Q)$(LINK) -o $@ $^ $(LIBS)
+
+$(GC_HOOKS): $(BUILD)/obj/spec/gc_hooks.o
+	@echo "  LINK  $@"
+	$(Q)$(LINK) $(SHARED) -o $@ $^
 
 $(LOAD): $(LOAD_OBJ)
 $(FLOORS): $(BUILD)/bench/%: $(BUILD)/obj/bench/servers/%.o
@@ -153,6 +161,28 @@ valgrind:
 	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/valgrind CFLAGS="-O1 -g" LTO= HARDEN=
 	@.ci/suite valgrind $(BUILD)/valgrind $(SPEC)
 
+# Lua in other modes of its own; in short over the specs that go through all of the binding.
+SHORT := cancel channel client co finalizer framing_lua lifetime options pool request run \
+  semaphore serve_udp server server_hooks start_tls stream task timer udp wait
+GC_MODES := gc-hooks gc-incremental gc-generational
+test-gc:
+	@.ci/need run test
+	@$(AGAIN) all tests bench-build
+	@failed=; for mode in $(GC_MODES); do \
+	  echo "== $$mode"; .ci/suite $$mode $(BUILD) $(SPEC) || failed=1; \
+	done; [ -z "$$failed" ]
+
+test-gc-short:
+	@$(AGAIN) test-gc GC_MODES=gc-hooks SPEC="$(SHORT:%=spec/%_spec.lua)"
+
+test-apicheck-short:
+	@$(AGAIN) test-apicheck SPEC="$(SHORT:%=spec/%_spec.lua)"
+
+test-apicheck:
+	@.ci/need run test apicheck
+	@$(AGAIN) all tests bench-build
+	@.ci/suite apicheck $(BUILD) $(SPEC)
+
 bench:
 	@.ci/need run
 	@.ci/need --try bench
@@ -188,7 +218,7 @@ check-poller:
 check-format:
 	@echo "  FORMAT"
 	$(Q)clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(LOAD_SRC) \
-	  $(FLOOR_SRC) $(HEADERS)
+	  $(FLOOR_SRC) $(HEADERS) $(wildcard spec/*.c)
 
 check-tidy:
 	@echo "  TIDY  csrc"
@@ -215,5 +245,6 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all tests run test sanitize valgrind bench bench-quick bench-build docs check check-gcc \
-  check-clang check-poller check-format check-tidy check-lua check-layout check-rock install clean FORCE
+.PHONY: all tests run test test-gc test-gc-short test-apicheck test-apicheck-short sanitize \
+  valgrind bench bench-quick bench-build docs check check-gcc check-clang check-poller \
+  check-format check-tidy check-lua check-layout check-rock install clean FORCE
