@@ -8,6 +8,8 @@
 #   make valgrind   the tests again under valgrind (slow)
 #   make fuzz       fuzzes every target of spec/fuzz, FUZZ_SECONDS=60 each; FUZZ=name: only that one
 #   make fuzz-merge keeps of what it found the inputs that matter
+#   make soak       scale and soak, an hour: SOAK_SECONDS=600 is the mixed part alone
+#   make soak-short  a little of it, in a minute
 #   make bench      installs peers and measures lunewire beside them, for 12 minutes
 #   make bench-quick   one short round of it: are all replies right?
 #   make bench-build   what it runs, build/bench/*, which specs run too
@@ -52,6 +54,7 @@ FLOOR_OBJ := $(FLOOR_SRC:%.c=$(BUILD)/obj/%.o)
 FUZZ_OBJ := $(FUZZ_SRC:%.c=$(BUILD)/obj/%.o)
 MODULE := $(BUILD)/lunewire/core.so
 TESTS := $(BUILD)/core_tests
+HEAP := $(BUILD)/soak/heap.so
 LOAD := $(BUILD)/bench/load
 FLOORS := $(FLOOR_SRC:bench/servers/%.c=$(BUILD)/bench/%)
 GO := $(if $(shell command -v go 2>/dev/null),$(BUILD)/bench/go)
@@ -87,7 +90,7 @@ LINK = $(CC) $(CFLAGS) $(HARDEN_LINK) $(LTO) $(LDFLAGS)
 
 all: $(MODULE)
 	@:
-tests: $(TESTS)
+tests: $(TESTS) $(HEAP)
 	@:
 bench-build: $(LOAD) $(FLOORS) $(GO)
 	@:
@@ -100,6 +103,11 @@ $(MODULE): $(CORE_OBJ) $(BINDING_OBJ)
 $(TESTS): $(CORE_OBJ) $(TEST_OBJ)
 	@echo "  LINK  $@"
 	$(Q)$(LINK) -o $@ $^ $(LIBS)
+
+$(HEAP): $(BUILD)/obj/spec/soak/heap.o
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	$(Q)$(LINK) $(SHARED) -o $@ $^
 
 $(LOAD): $(LOAD_OBJ)
 $(FLOORS): $(BUILD)/bench/%: $(BUILD)/obj/bench/servers/%.o
@@ -127,7 +135,7 @@ $(BUILD)/flags: FORCE
 $(CORE_OBJ) $(BINDING_OBJ) $(FLOOR_OBJ): EXTRA := -fvisibility=hidden
 $(TEST_OBJ) $(FUZZ_OBJ): EXTRA := -Icsrc/core
 
--include $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(LOAD_OBJ:.o=.d) \
+-include $(BUILD)/obj/spec/soak/heap.d $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(LOAD_OBJ:.o=.d) \
   $(FLOOR_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)
 
 # ---- running and testing ------------------------------------------------------------
@@ -182,6 +190,20 @@ fuzz: fuzz-build
 	@spec/fuzz/run $(BUILD)/fuzzer $(or $(FUZZ),$(FUZZ_NAMES))
 fuzz-merge: fuzz-build
 	@spec/fuzz/run --merge $(BUILD)/fuzzer $(or $(FUZZ),$(FUZZ_NAMES))
+
+SOAK_SECONDS ?= 600
+SOAK = LUA_PATH="./lua/?.lua;./lua/?/init.lua;./?.lua;;" LUA_CPATH="./$(BUILD)/?.so;;" \
+  $(LUA) spec/soak/main.lua
+
+soak:
+	@.ci/need run test
+	@$(AGAIN) all $(HEAP)
+	@$(SOAK) $(SOAK_SECONDS) $(ROWS)
+
+soak-short:
+	@.ci/need run test
+	@$(AGAIN) all $(HEAP)
+	@$(SOAK) short $(ROWS)
 
 bench:
 	@.ci/need run
