@@ -11,6 +11,8 @@
 #   make test-gc    the specs again with Lua's collector at its most aggressive, in three ways
 #   make test-apicheck   the specs again in a Lua that asserts what it expects of its callers
 #   make test-gc-short, test-apicheck-short   the hardest of these over the main specs, in a minute
+#   make soak       scale and soak, an hour: SOAK_SECONDS=600 is the mixed part alone
+#   make soak-short  a little of it, in a minute
 #   make bench      installs peers and measures lunewire beside them, for 12 minutes
 #   make bench-quick   one short round of it: are all replies right?
 #   make bench-build   what it runs, build/bench/*, which specs run too
@@ -56,6 +58,7 @@ FUZZ_OBJ := $(FUZZ_SRC:%.c=$(BUILD)/obj/%.o)
 MODULE := $(BUILD)/lunewire/core.so
 TESTS := $(BUILD)/core_tests
 GC_HOOKS := $(BUILD)/gc_hooks.so
+HEAP := $(BUILD)/soak/heap.so
 LOAD := $(BUILD)/bench/load
 FLOORS := $(FLOOR_SRC:bench/servers/%.c=$(BUILD)/bench/%)
 GO := $(if $(shell command -v go 2>/dev/null),$(BUILD)/bench/go)
@@ -91,7 +94,7 @@ LINK = $(CC) $(CFLAGS) $(HARDEN_LINK) $(LTO) $(LDFLAGS)
 
 all: $(MODULE)
 	@:
-tests: $(TESTS) $(GC_HOOKS)
+tests: $(TESTS) $(GC_HOOKS) $(HEAP)
 	@:
 bench-build: $(LOAD) $(FLOORS) $(GO)
 	@:
@@ -106,6 +109,9 @@ $(TESTS): $(CORE_OBJ) $(TEST_OBJ)
 	$(Q)$(LINK) -o $@ $^ $(LIBS)
 
 $(GC_HOOKS): $(BUILD)/obj/spec/gc_hooks.o
+$(HEAP): $(BUILD)/obj/spec/soak/heap.o
+$(GC_HOOKS) $(HEAP):
+	@mkdir -p $(@D)
 	@echo "  LINK  $@"
 	$(Q)$(LINK) $(SHARED) -o $@ $^
 
@@ -136,7 +142,7 @@ $(CORE_OBJ) $(BINDING_OBJ) $(FLOOR_OBJ): EXTRA := -fvisibility=hidden
 $(TEST_OBJ): EXTRA := -Icsrc/core
 $(FUZZ_OBJ): EXTRA := -Icsrc/core -Ispec/core
 
--include $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(LOAD_OBJ:.o=.d) \
+-include $(BUILD)/obj/spec/soak/heap.d $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(LOAD_OBJ:.o=.d) \
   $(FLOOR_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)
 
 # ---- running and testing ------------------------------------------------------------
@@ -213,6 +219,20 @@ test-apicheck:
 	@.ci/need run test apicheck
 	@$(AGAIN) all tests bench-build
 	@.ci/suite apicheck $(BUILD) $(SPEC)
+
+SOAK_SECONDS ?= 600
+SOAK = LUA_PATH="./lua/?.lua;./lua/?/init.lua;./?.lua;;" LUA_CPATH="./$(BUILD)/?.so;;" \
+  $(LUA) spec/soak/main.lua
+
+soak:
+	@.ci/need run test
+	@$(AGAIN) all $(HEAP)
+	@$(SOAK) $(SOAK_SECONDS) $(ROWS)
+
+soak-short:
+	@.ci/need run test
+	@$(AGAIN) all $(HEAP)
+	@$(SOAK) short $(ROWS)
 
 bench:
 	@.ci/need run
