@@ -4,12 +4,14 @@
 --   lua5.4 spec/soak/main.lua short [ROW...]     little of each, in less than a minute
 --   lua5.4 spec/soak/main.lua SECONDS [ROW...]   the full numbers, and so long the mixed soak
 --
--- ROW: some of those of rows.lua, and "mixed".  SOAK_SEED in the environment repeats a mixed soak.
+-- ROW: some of those of rows.lua and paths.lua, and "mixed".
+-- SOAK_SEED in the environment repeats a mixed soak.
 -- Prints what report.lua says; the exit status is 1 if a bound is broken.
 -- What this is not: a measurement of speed; no bound is about time.
 local counted = require "spec.soak.counted"
 local idle = require "spec.soak.idle"
 local mixed = require "spec.soak.mixed"
+local paths = require "spec.soak.paths"
 local report = require "spec.soak.report"
 local rows = require "spec.soak.rows"
 local wire = require "lunewire"
@@ -35,6 +37,7 @@ end
 wire.run(function()
   each(rows.idle, idle.run)
   each(rows.counted, counted.run)
+  each(paths, counted.run)
   if not wanted or wanted.mixed then mix() end
 end)
 os.exit(report.finish(), true)
