@@ -8,6 +8,13 @@
 #   make valgrind   the tests again under valgrind (slow)
 #   make torture    scenarios with every allocation failing once, and all from there on (long)
 #   make torture-short   the same with a few of the allocations of each
+#   make fuzz       fuzzes every target of spec/fuzz, FUZZ_SECONDS=60 each; FUZZ=name: only that one
+#   make fuzz-merge keeps of what it found the inputs that matter
+#   make test-gc    the specs again with Lua's collector at its most aggressive, in three ways
+#   make test-apicheck   the specs again in a Lua that asserts what it expects of its callers
+#   make test-gc-short, test-apicheck-short   the hardest of these over the main specs, in a minute
+#   make soak       scale and soak, an hour: SOAK_SECONDS=600 is the mixed part alone
+#   make soak-short  a little of it, in a minute
 #   make bench      installs peers and measures lunewire beside them, for 12 minutes
 #   make bench-quick   one short round of it: are all replies right?
 #   make bench-build   what it runs, build/bench/*, which specs run too
@@ -15,7 +22,7 @@
 #   make install    into $(DESTDIR)$(PREFIX)
 #   make clean      removes build/
 #
-# test, sanitize and valgrind take SPEC=... to run only the files named; V=1 shows the commands.
+# All these take SPEC=... to run only the files named; V=1 shows the commands.
 # This is the only list of sources: the rockspec builds and installs through it.
 
 CLANG ?= clang
@@ -41,6 +48,7 @@ TEST_SRC := $(sort $(wildcard spec/core/*.c))
 LUA_SRC := $(sort $(wildcard lua/lunewire/*.lua))
 LOAD_SRC := $(sort $(wildcard bench/load/*.c))
 FLOOR_SRC := $(sort $(wildcard bench/servers/*.c))
+FUZZ_SRC := $(sort $(wildcard spec/fuzz/*.c))
 HEADERS := $(sort $(wildcard csrc/*/*.h spec/*/*.h bench/*/*.h))
 
 CORE_OBJ := $(CORE_SRC:%.c=$(BUILD)/obj/%.o)
@@ -48,8 +56,11 @@ BINDING_OBJ := $(BINDING_SRC:%.c=$(BUILD)/obj/%.o)
 TEST_OBJ := $(TEST_SRC:%.c=$(BUILD)/obj/%.o)
 LOAD_OBJ := $(LOAD_SRC:%.c=$(BUILD)/obj/%.o)
 FLOOR_OBJ := $(FLOOR_SRC:%.c=$(BUILD)/obj/%.o)
+FUZZ_OBJ := $(FUZZ_SRC:%.c=$(BUILD)/obj/%.o)
 MODULE := $(BUILD)/lunewire/core.so
 TESTS := $(BUILD)/core_tests
+GC_HOOKS := $(BUILD)/gc_hooks.so
+HEAP := $(BUILD)/soak/heap.so
 LOAD := $(BUILD)/bench/load
 FLOORS := $(FLOOR_SRC:bench/servers/%.c=$(BUILD)/bench/%)
 GO := $(if $(shell command -v go 2>/dev/null),$(BUILD)/bench/go)
@@ -85,7 +96,7 @@ LINK = $(CC) $(CFLAGS) $(HARDEN_LINK) $(LTO) $(LDFLAGS)
 
 all: $(MODULE)
 	@:
-tests: $(TESTS)
+tests: $(TESTS) $(GC_HOOKS) $(HEAP)
 	@:
 bench-build: $(LOAD) $(FLOORS) $(GO)
 	@:
@@ -98,6 +109,13 @@ $(MODULE): $(CORE_OBJ) $(BINDING_OBJ)
 $(TESTS): $(CORE_OBJ) $(TEST_OBJ)
 	@echo "  LINK  $@"
 	$(Q)$(LINK) -o $@ $^ $(LIBS)
+
+$(GC_HOOKS): $(BUILD)/obj/spec/gc_hooks.o
+$(HEAP): $(BUILD)/obj/spec/soak/heap.o
+$(GC_HOOKS) $(HEAP):
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	$(Q)$(LINK) $(SHARED) -o $@ $^
 
 $(LOAD): $(LOAD_OBJ)
 $(FLOORS): $(BUILD)/bench/%: $(BUILD)/obj/bench/servers/%.o
@@ -124,9 +142,10 @@ $(BUILD)/flags: FORCE
 # The unit tests are a program, which shows its defaults to the sanitizers' library.
 $(CORE_OBJ) $(BINDING_OBJ) $(FLOOR_OBJ): EXTRA := -fvisibility=hidden
 $(TEST_OBJ): EXTRA := -Icsrc/core
+$(FUZZ_OBJ): EXTRA := -Icsrc/core -Ispec/core
 
--include $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(LOAD_OBJ:.o=.d) \
-  $(FLOOR_OBJ:.o=.d)
+-include $(BUILD)/obj/spec/soak/heap.d $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(LOAD_OBJ:.o=.d) \
+  $(FLOOR_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)
 
 # ---- running and testing ------------------------------------------------------------
 
@@ -140,20 +159,82 @@ run:
 
 test:
 	@.ci/need run test
-	@$(AGAIN) all tests bench-build
+	@$(AGAIN) all tests fuzz-replay bench-build
 	@.ci/suite plain $(BUILD) $(SPEC)
 
 sanitize:
 	@.ci/need run test
-	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/sanitize SANITIZE=1 CC=gcc CFLAGS="-O1 -g"
+	@$(AGAIN) all tests fuzz-replay bench-build BUILD=$(BUILD)/sanitize SANITIZE=1 CC=gcc CFLAGS="-O1 -g"
 	@.ci/suite sanitize $(BUILD)/sanitize $(SPEC)
 
 # Without _FORTIFY_SOURCE, whose memmove has the address of its memcpy: valgrind takes one for the
 # other.
 valgrind:
 	@.ci/need run test valgrind
-	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/valgrind CFLAGS="-O1 -g" LTO= HARDEN=
+	@$(AGAIN) all tests fuzz-replay bench-build BUILD=$(BUILD)/valgrind CFLAGS="-O1 -g" LTO= HARDEN=
 	@.ci/suite valgrind $(BUILD)/valgrind $(SPEC)
+
+# Every target is a program of fuzz_NAME.c, its own NAME_*.c, what all share (lib_*.c), the library
+# and Lua; beside libFuzzer, or beside replay.c, which runs the corpus as a test.
+FUZZ_NAMES := $(patsubst spec/fuzz/fuzz_%.c,%,$(filter spec/fuzz/fuzz_%,$(FUZZ_SRC)))
+FUZZ_PROGRAMS := $(FUZZ_NAMES:%=$(BUILD)/fuzz/%)
+LUA_LIB ?= $(or $(shell pkg-config --libs-only-L --libs-only-l lua$(LUA_VERSION) 2>/dev/null),\
+  -llua$(LUA_VERSION))
+fuzz_obj = $(filter $(foreach n,fuzz_$(1) $(1)_% lib_% $(if $(FUZZER),,replay),\
+  $(BUILD)/obj/spec/fuzz/$(n).o),$(FUZZ_OBJ))
+
+.SECONDEXPANSION:
+$(FUZZ_PROGRAMS): $(BUILD)/fuzz/%: $$(call fuzz_obj,$$*) $(CORE_OBJ) $(BINDING_OBJ)
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	$(Q)$(LINK) $(if $(FUZZER),-fsanitize=fuzzer) -o $@ $^ $(LIBS) $(LUA_LIB)
+
+fuzz-replay: $(FUZZ_PROGRAMS)
+	@:
+fuzz-build:
+	@.ci/need run fuzz
+	@$(AGAIN) fuzz-replay BUILD=$(BUILD)/fuzzer FUZZER=1 SANITIZE=1 CC=$(CLANG) \
+	  CFLAGS="-O1 -g -fsanitize=fuzzer-no-link"
+fuzz: fuzz-build
+	@spec/fuzz/run $(BUILD)/fuzzer $(or $(FUZZ),$(FUZZ_NAMES))
+fuzz-merge: fuzz-build
+	@spec/fuzz/run --merge $(BUILD)/fuzzer $(or $(FUZZ),$(FUZZ_NAMES))
+
+# Lua in other modes of its own; in short over the specs that go through all of the binding.
+SHORT := cancel channel client co finalizer framing_lua lifetime options pool request run \
+  semaphore serve_udp server server_hooks start_tls stream task timer udp wait
+GC_MODES := gc-hooks gc-incremental gc-generational
+test-gc:
+	@.ci/need run test
+	@$(AGAIN) all tests bench-build
+	@failed=; for mode in $(GC_MODES); do \
+	  echo "== $$mode"; .ci/suite $$mode $(BUILD) $(SPEC) || failed=1; \
+	done; [ -z "$$failed" ]
+
+test-gc-short:
+	@$(AGAIN) test-gc GC_MODES=gc-hooks SPEC="$(SHORT:%=spec/%_spec.lua)"
+
+test-apicheck-short:
+	@$(AGAIN) test-apicheck SPEC="$(SHORT:%=spec/%_spec.lua)"
+
+test-apicheck:
+	@.ci/need run test apicheck
+	@$(AGAIN) all tests bench-build
+	@.ci/suite apicheck $(BUILD) $(SPEC)
+
+SOAK_SECONDS ?= 600
+SOAK = LUA_PATH="./lua/?.lua;./lua/?/init.lua;./?.lua;;" LUA_CPATH="./$(BUILD)/?.so;;" \
+  $(LUA) spec/soak/main.lua
+
+soak:
+	@.ci/need run test
+	@$(AGAIN) all $(HEAP)
+	@$(SOAK) $(SOAK_SECONDS) $(ROWS)
+
+soak-short:
+	@.ci/need run test
+	@$(AGAIN) all $(HEAP)
+	@$(SOAK) short $(ROWS)
 
 bench:
 	@.ci/need run
@@ -181,6 +262,7 @@ torture-host: $(TORTURE)
 	@:
 
 # Linking as one program would lose the seam between the module and its allocator.
+.PHONY: torture-host torture torture-short
 torture torture-short:
 	@.ci/need run test
 	@$(AGAIN) torture-host BUILD=$(BUILD)/torture LTO= CC=gcc
@@ -198,10 +280,10 @@ check:
 	@$(AGAIN) -k check-gcc check-clang check-poller check-format check-tidy check-lua check-layout check-rock
 
 check-gcc:
-	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/check/gcc CC=gcc WERROR=1
+	@$(AGAIN) all tests fuzz-replay bench-build BUILD=$(BUILD)/check/gcc CC=gcc WERROR=1
 
 check-clang:
-	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/check/clang CC=$(CLANG) WERROR=1
+	@$(AGAIN) all tests fuzz-replay bench-build BUILD=$(BUILD)/check/clang CC=$(CLANG) WERROR=1
 
 # The form that systems without epoll get.
 check-poller:
@@ -212,7 +294,7 @@ check-poller:
 check-format:
 	@echo "  FORMAT"
 	$(Q)clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(LOAD_SRC) \
-	  $(FLOOR_SRC) $(TORTURE_SRC) $(HEADERS)
+	  $(FLOOR_SRC) $(FUZZ_SRC) $(TORTURE_SRC) $(HEADERS) $(wildcard spec/*.c)
 
 check-tidy:
 	@echo "  TIDY  csrc"
@@ -239,5 +321,9 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: torture torture-host torture-short all tests run test sanitize valgrind bench bench-quick bench-build docs check check-gcc \
-  check-clang check-poller check-format check-tidy check-lua check-layout check-rock install clean FORCE
+.PHONY: all tests run test sanitize valgrind fuzz fuzz-build fuzz-replay fuzz-merge bench \
+  bench-quick bench-build docs check check-gcc check-clang check-poller check-format check-tidy \
+  check-lua check-layout check-rock install clean FORCE
+.PHONY: all tests run test test-gc test-gc-short test-apicheck test-apicheck-short sanitize \
+  valgrind bench bench-quick bench-build docs check check-gcc check-clang check-poller \
+  check-format check-tidy check-lua check-layout check-rock install clean FORCE

@@ -5,7 +5,8 @@
 -- What this is not: what must hold afterwards (recovery.lua, run.c).
 local list = { { name = "open", body = true } } -- what run.c does itself
 
-local files = { "planted", "streams", "framings", "secured", "datagrams", "tasks", "servers", "ends" }
+local files = { "planted", "streams", "framings", "secured", "datagrams", "tasks", "servers",
+  "ends" }
 for _, file in ipairs(files) do
   table.move(require("spec.torture." .. file), 1, 1000, #list + 1, list)
 end
