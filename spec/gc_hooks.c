@@ -42,13 +42,13 @@ static unsigned below(unsigned n) {
 /* A collection that a script has stopped stays so. */
 static bool may_collect(lua_State *L) { return lua_gc(L, LUA_GCISRUNNING) == 1; }
 
-/* Without a pause between cycles, each of which is one step, an allocation is a collection.
- * The zeroes of the manual's defaults would leave the values as they are. */
+/* Without a pause between cycles, of which each is one step (of 2^40 bytes), an allocation is a
+ * collection. */
 static void press(lua_State *L, bool hard) {
   if (pressed == hard) return;
   pressed = hard;
   if (hard) {
-    lua_gc(L, LUA_GCINC, 1, 1000, 60);
+    lua_gc(L, LUA_GCINC, 1, 1000, 40);
     lua_gc(L, LUA_GCCOLLECT);
   } else {
     lua_gc(L, LUA_GCINC, 200, 100, 13);
