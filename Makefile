@@ -201,8 +201,8 @@ fuzz-merge: fuzz-build
 	@spec/fuzz/run --merge $(BUILD)/fuzzer $(or $(FUZZ),$(FUZZ_NAMES))
 
 # Lua in other modes of its own; in short over the specs that go through all of the binding.
-SHORT := cancel channel client co finalizer framing_lua lifetime options pool request run \
-  semaphore serve_udp server server_hooks start_tls stream task timer udp wait
+SHORT := cancel channel channel_end client co finalizer framing_lua options pool request semaphore \
+  serve_udp server_exit server_hooks server_options shutdown start_tls stream task timer udp wait
 GC_MODES := gc-hooks gc-incremental gc-generational
 test-gc:
 	@.ci/need run test

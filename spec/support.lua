@@ -224,6 +224,7 @@ end
 -- ---- pairs of connections ------------------------------------------------------------
 
 -- -> client, server: two ends of one TCP connection; opts are those of connect and listen.
+-- Refer to both, `local a, _ = pair()`: an end that is collected meanwhile closes.
 function support.pair(opts)
   local server <close> = assert(wire.listen("127.0.0.1:0", opts))
   local client = assert(wire.connect(server:addr(), opts))
