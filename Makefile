@@ -13,6 +13,7 @@
 #   make test-gc    the specs again with Lua's collector at its most aggressive, in three ways
 #   make test-apicheck   the specs again in a Lua that asserts what it expects of its callers
 #   make test-gc-short, test-apicheck-short   the hardest of these over the main specs, in a minute
+#   make drain      SIGTERM under load, at DRAIN_ROUNDS=1000 random moments, in 8 minutes
 #   make soak       scale and soak, an hour: SOAK_SECONDS=600 is the mixed part alone
 #   make soak-short  a little of it, in a minute
 #   make bench      installs peers and measures lunewire beside them, for 12 minutes
@@ -222,6 +223,13 @@ test-apicheck:
 	@$(AGAIN) all tests bench-build
 	@.ci/suite apicheck $(BUILD) $(SPEC)
 
+DRAIN_ROUNDS ?= 1000
+drain:
+	@.ci/need run test
+	@$(AGAIN) all
+	@LUNEWIRE_DRAIN_ROUNDS=$(DRAIN_ROUNDS) LUA_PATH="./lua/?.lua;./lua/?/init.lua;./?.lua;;" \
+	  $(LUA) "$$(command -v busted)" --cpath "./$(BUILD)/?.so" spec/drain_spec.lua
+
 SOAK_SECONDS ?= 600
 SOAK = LUA_PATH="./lua/?.lua;./lua/?/init.lua;./?.lua;;" LUA_CPATH="./$(BUILD)/?.so;;" \
   $(LUA) spec/soak/main.lua
@@ -321,7 +329,7 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all tests run test sanitize valgrind fuzz fuzz-build fuzz-replay fuzz-merge bench \
+.PHONY: all tests run test sanitize valgrind drain fuzz fuzz-build fuzz-replay fuzz-merge bench \
   bench-quick bench-build docs check check-gcc check-clang check-poller check-format check-tidy \
   check-lua check-layout check-rock install clean FORCE
 .PHONY: all tests run test test-gc test-gc-short test-apicheck test-apicheck-short sanitize \
