@@ -36,14 +36,16 @@ Q := $(if $(V),,@)
 CORE_SRC := $(sort $(wildcard csrc/core/*.c))
 BINDING_SRC := $(sort $(wildcard csrc/lua/*.c))
 TEST_SRC := $(sort $(wildcard spec/core/*.c))
+FAULT_SRC := $(sort $(wildcard spec/faults/*.c))
 LUA_SRC := $(sort $(wildcard lua/lunewire/*.lua))
 LOAD_SRC := $(sort $(wildcard bench/load/*.c))
 FLOOR_SRC := $(sort $(wildcard bench/servers/*.c))
-HEADERS := $(sort $(wildcard csrc/*/*.h spec/core/*.h bench/*/*.h))
+HEADERS := $(sort $(wildcard csrc/*/*.h spec/core/*.h spec/faults/*.h bench/*/*.h))
 
 CORE_OBJ := $(CORE_SRC:%.c=$(BUILD)/obj/%.o)
 BINDING_OBJ := $(BINDING_SRC:%.c=$(BUILD)/obj/%.o)
 TEST_OBJ := $(TEST_SRC:%.c=$(BUILD)/obj/%.o)
+FAULT_OBJ := $(FAULT_SRC:%.c=$(BUILD)/obj/%.o)
 LOAD_OBJ := $(LOAD_SRC:%.c=$(BUILD)/obj/%.o)
 FLOOR_OBJ := $(FLOOR_SRC:%.c=$(BUILD)/obj/%.o)
 MODULE := $(BUILD)/lunewire/core.so
@@ -81,6 +83,15 @@ COMPILE = $(CC) $(STRICT) $(if $(WERROR),-Werror) -fPIC $(INCLUDES) $(CFLAGS) \
   $(HARDEN) $(LTO) $(CPPFLAGS)
 LINK = $(CC) $(CFLAGS) $(HARDEN_LINK) $(LTO) $(LDFLAGS)
 
+# FAULTS=1: what opens links gives faulty ones (spec/faults); the library's own objects are as ever.
+ifdef FAULTS
+  WRAP := -Wl,--wrap=world_uv_open,--wrap=link_pipe_open
+  MODULE_FAULT_OBJ := $(FAULT_OBJ)
+  TEST_FAULT_OBJ := $(filter-out %/lfaults.o,$(FAULT_OBJ))
+else
+  TEST_FAULT_OBJ := $(filter %/link_fault.o,$(FAULT_OBJ))
+endif
+
 all: $(MODULE)
 	@:
 tests: $(TESTS)
@@ -88,14 +99,14 @@ tests: $(TESTS)
 bench-build: $(LOAD) $(FLOORS) $(GO)
 	@:
 
-$(MODULE): $(CORE_OBJ) $(BINDING_OBJ)
+$(MODULE): $(CORE_OBJ) $(BINDING_OBJ) $(MODULE_FAULT_OBJ)
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
-	$(Q)$(LINK) $(SHARED) -o $@ $^ $(LIBS)
+	$(Q)$(LINK) $(SHARED) $(WRAP) -o $@ $^ $(LIBS)
 
-$(TESTS): $(CORE_OBJ) $(TEST_OBJ)
+$(TESTS): $(CORE_OBJ) $(TEST_OBJ) $(TEST_FAULT_OBJ)
 	@echo "  LINK  $@"
-	$(Q)$(LINK) -o $@ $^ $(LIBS)
+	$(Q)$(LINK) $(WRAP) -o $@ $^ $(LIBS)
 
 $(LOAD): $(LOAD_OBJ)
 $(FLOORS): $(BUILD)/bench/%: $(BUILD)/obj/bench/servers/%.o
@@ -121,9 +132,10 @@ $(BUILD)/flags: FORCE
 
 # The unit tests are a program, which shows its defaults to the sanitizers' library.
 $(CORE_OBJ) $(BINDING_OBJ) $(FLOOR_OBJ): EXTRA := -fvisibility=hidden
-$(TEST_OBJ): EXTRA := -Icsrc/core
+$(FAULT_OBJ): EXTRA := -fvisibility=hidden -Icsrc/core
+$(TEST_OBJ): EXTRA := -Icsrc/core -Ispec/faults
 
--include $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(LOAD_OBJ:.o=.d) \
+-include $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(FAULT_OBJ:.o=.d) $(LOAD_OBJ:.o=.d) \
   $(FLOOR_OBJ:.o=.d)
 
 # ---- running and testing ------------------------------------------------------------
@@ -187,8 +199,8 @@ check-poller:
 
 check-format:
 	@echo "  FORMAT"
-	$(Q)clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(LOAD_SRC) \
-	  $(FLOOR_SRC) $(HEADERS)
+	$(Q)clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(FAULT_SRC) \
+	  $(LOAD_SRC) $(FLOOR_SRC) $(HEADERS)
 
 check-tidy:
 	@echo "  TIDY  csrc"
