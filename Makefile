@@ -6,6 +6,10 @@
 #   make check      warnings, formatting, analysis, layout, packaging
 #   make sanitize   the tests again under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make valgrind   the tests again under valgrind (slow)
+#   make fuzz       fuzzes every target of spec/fuzz, FUZZ_SECONDS=60 each; FUZZ=name: only that one
+#   make fuzz-merge keeps of what it found the inputs that matter
+#   make test-faults   the tests again over links that misbehave; MODE=...: only in these modes
+#   make test-faults-short   the conformance of connections, with all faults at once
 #   make bench      installs peers and measures lunewire beside them, for 12 minutes
 #   make bench-quick   one short round of it: are all replies right?
 #   make bench-build   what it runs, build/bench/*, which specs run too
@@ -36,18 +40,18 @@ Q := $(if $(V),,@)
 CORE_SRC := $(sort $(wildcard csrc/core/*.c))
 BINDING_SRC := $(sort $(wildcard csrc/lua/*.c))
 TEST_SRC := $(sort $(wildcard spec/core/*.c))
-FAULT_SRC := $(sort $(wildcard spec/faults/*.c))
 LUA_SRC := $(sort $(wildcard lua/lunewire/*.lua))
 LOAD_SRC := $(sort $(wildcard bench/load/*.c))
 FLOOR_SRC := $(sort $(wildcard bench/servers/*.c))
-HEADERS := $(sort $(wildcard csrc/*/*.h spec/core/*.h spec/faults/*.h bench/*/*.h))
+FUZZ_SRC := $(sort $(wildcard spec/fuzz/*.c))
+HEADERS := $(sort $(wildcard csrc/*/*.h spec/core/*.h spec/fuzz/*.h bench/*/*.h))
 
 CORE_OBJ := $(CORE_SRC:%.c=$(BUILD)/obj/%.o)
 BINDING_OBJ := $(BINDING_SRC:%.c=$(BUILD)/obj/%.o)
 TEST_OBJ := $(TEST_SRC:%.c=$(BUILD)/obj/%.o)
-FAULT_OBJ := $(FAULT_SRC:%.c=$(BUILD)/obj/%.o)
 LOAD_OBJ := $(LOAD_SRC:%.c=$(BUILD)/obj/%.o)
 FLOOR_OBJ := $(FLOOR_SRC:%.c=$(BUILD)/obj/%.o)
+FUZZ_OBJ := $(FUZZ_SRC:%.c=$(BUILD)/obj/%.o)
 MODULE := $(BUILD)/lunewire/core.so
 TESTS := $(BUILD)/core_tests
 LOAD := $(BUILD)/bench/load
@@ -83,15 +87,6 @@ COMPILE = $(CC) $(STRICT) $(if $(WERROR),-Werror) -fPIC $(INCLUDES) $(CFLAGS) \
   $(HARDEN) $(LTO) $(CPPFLAGS)
 LINK = $(CC) $(CFLAGS) $(HARDEN_LINK) $(LTO) $(LDFLAGS)
 
-# FAULTS=1: what opens links gives faulty ones (spec/faults); the library's own objects are as ever.
-ifdef FAULTS
-  WRAP := -Wl,--wrap=world_uv_open,--wrap=link_pipe_open
-  MODULE_FAULT_OBJ := $(FAULT_OBJ)
-  TEST_FAULT_OBJ := $(filter-out %/lfaults.o,$(FAULT_OBJ))
-else
-  TEST_FAULT_OBJ := $(filter %/link_fault.o,$(FAULT_OBJ))
-endif
-
 all: $(MODULE)
 	@:
 tests: $(TESTS)
@@ -99,14 +94,14 @@ tests: $(TESTS)
 bench-build: $(LOAD) $(FLOORS) $(GO)
 	@:
 
-$(MODULE): $(CORE_OBJ) $(BINDING_OBJ) $(MODULE_FAULT_OBJ)
+$(MODULE): $(CORE_OBJ) $(BINDING_OBJ)
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
-	$(Q)$(LINK) $(SHARED) $(WRAP) -o $@ $^ $(LIBS)
+	$(Q)$(LINK) $(SHARED) -o $@ $^ $(LIBS)
 
-$(TESTS): $(CORE_OBJ) $(TEST_OBJ) $(TEST_FAULT_OBJ)
+$(TESTS): $(CORE_OBJ) $(TEST_OBJ)
 	@echo "  LINK  $@"
-	$(Q)$(LINK) $(WRAP) -o $@ $^ $(LIBS)
+	$(Q)$(LINK) -o $@ $^ $(LIBS)
 
 $(LOAD): $(LOAD_OBJ)
 $(FLOORS): $(BUILD)/bench/%: $(BUILD)/obj/bench/servers/%.o
@@ -132,11 +127,11 @@ $(BUILD)/flags: FORCE
 
 # The unit tests are a program, which shows its defaults to the sanitizers' library.
 $(CORE_OBJ) $(BINDING_OBJ) $(FLOOR_OBJ): EXTRA := -fvisibility=hidden
-$(FAULT_OBJ): EXTRA := -fvisibility=hidden -Icsrc/core
-$(TEST_OBJ): EXTRA := -Icsrc/core -Ispec/faults
+$(TEST_OBJ): EXTRA := -Icsrc/core
+$(FUZZ_OBJ): EXTRA := -Icsrc/core -Ispec/core
 
--include $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(FAULT_OBJ:.o=.d) $(LOAD_OBJ:.o=.d) \
-  $(FLOOR_OBJ:.o=.d)
+-include $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(LOAD_OBJ:.o=.d) \
+  $(FLOOR_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)
 
 # ---- running and testing ------------------------------------------------------------
 
@@ -150,20 +145,46 @@ run:
 
 test:
 	@.ci/need run test
-	@$(AGAIN) all tests bench-build
+	@$(AGAIN) all tests fuzz-replay bench-build
 	@.ci/suite plain $(BUILD) $(SPEC)
 
 sanitize:
 	@.ci/need run test
-	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/sanitize SANITIZE=1 CC=gcc CFLAGS="-O1 -g"
+	@$(AGAIN) all tests fuzz-replay bench-build BUILD=$(BUILD)/sanitize SANITIZE=1 CC=gcc CFLAGS="-O1 -g"
 	@.ci/suite sanitize $(BUILD)/sanitize $(SPEC)
 
 # Without _FORTIFY_SOURCE, whose memmove has the address of its memcpy: valgrind takes one for the
 # other.
 valgrind:
 	@.ci/need run test valgrind
-	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/valgrind CFLAGS="-O1 -g" LTO= HARDEN=
+	@$(AGAIN) all tests fuzz-replay bench-build BUILD=$(BUILD)/valgrind CFLAGS="-O1 -g" LTO= HARDEN=
 	@.ci/suite valgrind $(BUILD)/valgrind $(SPEC)
+
+# Every target is a program of fuzz_NAME.c, its own NAME_*.c, what all share (lib_*.c), the library
+# and Lua; beside libFuzzer, or beside replay.c, which runs the corpus as a test.
+FUZZ_NAMES := $(patsubst spec/fuzz/fuzz_%.c,%,$(filter spec/fuzz/fuzz_%,$(FUZZ_SRC)))
+FUZZ_PROGRAMS := $(FUZZ_NAMES:%=$(BUILD)/fuzz/%)
+LUA_LIB ?= $(or $(shell pkg-config --libs-only-L --libs-only-l lua$(LUA_VERSION) 2>/dev/null),\
+  -llua$(LUA_VERSION))
+fuzz_obj = $(filter $(foreach n,fuzz_$(1) $(1)_% lib_% $(if $(FUZZER),,replay),\
+  $(BUILD)/obj/spec/fuzz/$(n).o),$(FUZZ_OBJ))
+
+.SECONDEXPANSION:
+$(FUZZ_PROGRAMS): $(BUILD)/fuzz/%: $$(call fuzz_obj,$$*) $(CORE_OBJ) $(BINDING_OBJ)
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	$(Q)$(LINK) $(if $(FUZZER),-fsanitize=fuzzer) -o $@ $^ $(LIBS) $(LUA_LIB)
+
+fuzz-replay: $(FUZZ_PROGRAMS)
+	@:
+fuzz-build:
+	@.ci/need run fuzz
+	@$(AGAIN) fuzz-replay BUILD=$(BUILD)/fuzzer FUZZER=1 SANITIZE=1 CC=$(CLANG) \
+	  CFLAGS="-O1 -g -fsanitize=fuzzer-no-link"
+fuzz: fuzz-build
+	@spec/fuzz/run $(BUILD)/fuzzer $(or $(FUZZ),$(FUZZ_NAMES))
+fuzz-merge: fuzz-build
+	@spec/fuzz/run --merge $(BUILD)/fuzzer $(or $(FUZZ),$(FUZZ_NAMES))
 
 bench:
 	@.ci/need run
@@ -179,6 +200,35 @@ docs:
 	@.ci/need docs
 	.ci/reference docs/reference.md
 
+# ---- faults -------------------------------------------------------------------------
+
+# The library as it is, but what opens links gives faulty ones, put there by the linker.
+FAULT_SRC := $(sort $(wildcard spec/faults/*.c))
+FAULT_OBJ := $(FAULT_SRC:%.c=$(BUILD)/obj/%.o)
+FAULT_MODES := reads1 reads writes1 writes again delay all resets
+FAULT_SHORT := spec/conn_spec.lua spec/conn_tls13_spec.lua spec/conn_tls_pipe_spec.lua
+
+ifdef FAULTS
+$(MODULE): $(FAULT_OBJ)
+$(TESTS): $(filter-out %/lfaults.o,$(FAULT_OBJ))
+$(MODULE) $(TESTS): private LDFLAGS += -Wl,--wrap=world_uv_open -Wl,--wrap=link_pipe_open
+else
+$(TESTS): $(filter %/link_fault.o,$(FAULT_OBJ))
+endif
+$(FAULT_OBJ): EXTRA := -fvisibility=hidden -Icsrc/core
+$(TEST_OBJ): EXTRA += -Ispec/faults
+HEADERS += $(sort $(wildcard spec/faults/*.h))
+-include $(FAULT_OBJ:.o=.d)
+
+fault-build:
+	@.ci/need run test
+	@$(AGAIN) all tests BUILD=$(BUILD)/faults LTO= FAULTS=1
+test-faults: fault-build
+	@.ci/faults $(BUILD)/faults "$(or $(MODE),$(FAULT_MODES))" $(SPEC)
+test-faults-short: fault-build
+	@.ci/faults $(BUILD)/faults all $(FAULT_SHORT)
+	@.ci/faults $(BUILD)/faults resets
+
 # ---- checks -------------------------------------------------------------------------
 
 check:
@@ -186,10 +236,10 @@ check:
 	@$(AGAIN) -k check-gcc check-clang check-poller check-format check-tidy check-lua check-layout check-rock
 
 check-gcc:
-	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/check/gcc CC=gcc WERROR=1
+	@$(AGAIN) all tests fuzz-replay bench-build BUILD=$(BUILD)/check/gcc CC=gcc WERROR=1
 
 check-clang:
-	@$(AGAIN) all tests bench-build BUILD=$(BUILD)/check/clang CC=$(CLANG) WERROR=1
+	@$(AGAIN) all tests fuzz-replay bench-build BUILD=$(BUILD)/check/clang CC=$(CLANG) WERROR=1
 
 # The form that systems without epoll get.
 check-poller:
@@ -199,8 +249,8 @@ check-poller:
 
 check-format:
 	@echo "  FORMAT"
-	$(Q)clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(FAULT_SRC) \
-	  $(LOAD_SRC) $(FLOOR_SRC) $(HEADERS)
+	$(Q)clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(LOAD_SRC) \
+	  $(FLOOR_SRC) $(FUZZ_SRC) $(FAULT_SRC) $(HEADERS)
 
 check-tidy:
 	@echo "  TIDY  csrc"
@@ -227,5 +277,6 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all tests run test sanitize valgrind bench bench-quick bench-build docs check check-gcc \
-  check-clang check-poller check-format check-tidy check-lua check-layout check-rock install clean FORCE
+.PHONY: all tests run test fault-build test-faults test-faults-short sanitize valgrind fuzz fuzz-build fuzz-replay fuzz-merge bench \
+  bench-quick bench-build docs check check-gcc check-clang check-poller check-format check-tidy \
+  check-lua check-layout check-rock install clean FORCE

@@ -57,6 +57,8 @@ static void write_done(struct conn *c, size_t done) {
     buf_recycle(&c->out, &c->turn->spares);
   else
     buf_consume(&c->out, done);
+  if (!c->blocked)
+    buf_settle(&c->out, CONN_WRITE_NOW); /* it may stay for as long as the peer likes */
   note_blocked(c, buf_len(&c->out) > 0 || conn_held(c) > 0);
   if (c->writers.first) waitq_wake_first(&c->writers);
 }

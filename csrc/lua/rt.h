@@ -37,6 +37,7 @@ struct op {
   /* Run when the call ends by an error, or NULL. */
   void (*abandon)(lua_State *L, struct op *o);
   int args, index;            /* arguments on the stack; how many of them are dealt with */
+  uint32_t ticket;            /* send_recv: which of the connection's requests it has sent */
   uint8_t style;              /* receiving: enum recv_style */
   bool outside : 1;           /* something outside the process may end the wait */
   bool waited : 1, spent : 1; /* it has waited; it waits because its task's turn is over */
