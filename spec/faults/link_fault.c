@@ -12,8 +12,10 @@
 #include "world.h"
 
 enum {
-  SMALL_BYTES = 16 * 1024, /* of a stream; behind them pieces grow, or no end would be in sight */
-  PIECES = 16              /* of a vector that is cut */
+  SMALL_BYTES = 4 * 1024, /* of a stream: behind them pieces grow and other faults are rarer, or no
+                             end would be in sight of long ones */
+  RARE = 8,               /* one in so many, behind them */
+  PIECES = 16             /* of a vector that is cut */
 };
 
 enum report { PROMPT, WAITING, SLEEPING, DUE }; /* what becomes of the reports from below */
@@ -71,6 +73,11 @@ static size_t draw_size(struct link_fault *f, size_t most) {
   return 1 + draw(f) % bound;
 }
 
+/* Is it time for a fault, so many bytes into the stream? */
+static bool strikes(struct link_fault *f, size_t moved) {
+  return moved < SMALL_BYTES || draw(f) % RARE == 0;
+}
+
 /* How much of n one call gets. */
 static size_t cut(struct link_fault *f, size_t n, unsigned most, size_t moved,
                   unsigned long *count) {
@@ -81,12 +88,12 @@ static size_t cut(struct link_fault *f, size_t n, unsigned most, size_t moved,
   return piece;
 }
 
-static bool storms(struct link_fault *f, struct storm *s) {
+static bool storms(struct link_fault *f, struct storm *s, size_t moved) {
   if (s->over || f->plan.again == 0) {
     s->over = false;
     return false;
   }
-  if (s->left == 0) s->left = draw(f) % (f->plan.again + 1);
+  if (s->left == 0 && strikes(f, moved)) s->left = draw(f) % (f->plan.again + 1);
   if (s->left == 0) return false;
   s->over = --s->left == 0;
   f->tally->agains++;
@@ -121,7 +128,7 @@ static void post_if_broken(struct link_fault *f) {
  * pipe is still to come unless it is posted. */
 static void delay(struct link_fault *f) {
   f->tally->lates++;
-  if (f->sleepers && f->link.outside && draw(f) % 2) {
+  if (f->sleepers && f->link.outside && draw(f) % 4 == 0) {
     f->report = SLEEPING;
     f->due = f->world->ops->now(f->world) + f->plan.late * (1 + draw(f) % 16) / 16;
     enter_sleepers(f);
@@ -188,7 +195,7 @@ static void on_ready(struct link *below, unsigned events) {
   struct link_fault *f = below->owner;
   break_if_time(f);
   if (f->broken) return;
-  if (f->plan.late_polls && f->report == PROMPT) delay(f);
+  if (f->plan.late_polls && f->report == PROMPT && strikes(f, f->in + f->out)) delay(f);
   if (f->report == WAITING || f->report == SLEEPING) return;
   f->report = PROMPT;
   f->link.ready(&f->link, events & f->wanted);
@@ -245,7 +252,7 @@ static ptrdiff_t link_fault_read(struct link *l, void *to, size_t n) {
   if (f->ended) return f->end;
   break_if_time(f);
   if (f->broken) return ERR_RESET;
-  if (storms(f, &f->storm_in)) return ERR_AGAIN;
+  if (storms(f, &f->storm_in, f->in)) return ERR_AGAIN;
   n = cut(f, up_to(n, f->in, f->plan.reset_in), f->plan.read_most, f->in, &f->tally->reads);
   ptrdiff_t r = f->below->ops->read(f->below, to, n);
   if (r > 0) f->in += (size_t)r;
@@ -278,7 +285,7 @@ static ptrdiff_t link_fault_write(struct link *l, const struct iovec *v, int cou
   struct link_fault *f = fault_of(l);
   break_if_time(f);
   if (f->broken) return ERR_RESET;
-  if (reached(f->out, f->plan.reset_out) || storms(f, &f->storm_out)) return ERR_AGAIN;
+  if (reached(f->out, f->plan.reset_out) || storms(f, &f->storm_out, f->out)) return ERR_AGAIN;
   size_t all = total_of(v, count), n = up_to(all, f->out, f->plan.reset_out);
   n = cut(f, n, f->plan.write_most, f->out, &f->tally->writes);
   ptrdiff_t r = n < all ? write_some(f, v, n) : f->below->ops->write(f->below, v, count);
