@@ -77,10 +77,12 @@ static struct iovec unsent_piece(const struct conn *c) {
   return (struct iovec){.iov_base = c->out.mem + c->out.head, .iov_len = buf_len(&c->out)};
 }
 
+/* With nothing left to write, what the link held may have failed all the same. */
 static void write_out(struct conn *c) {
   struct iovec v = unsent_piece(c);
   size_t taken = 0;
-  if (v.iov_len == 0 || link_takes(c, &v, 1, &taken)) write_done(c, taken);
+  bool any = v.iov_len > 0, asks = any || c->link->ops->held;
+  if (!asks || link_takes(c, &v, any, &taken)) write_done(c, taken);
 }
 
 /* Copies the pieces to `to`, but for the first `skip` bytes -> how many that are. */

@@ -54,10 +54,14 @@ void fuzz_turn_open(struct turn *t) {
   FUZZ_CHECK(turn_init(t, &w->world) == 0);
 }
 
-void fuzz_turn_close(struct turn *t) {
+void fuzz_turn_check(struct turn *t) {
   for (unsigned i = 0; i < STEPS_TO_END && (t->conns || t->world->pipes); i++) turn_step(t, true);
   FUZZ_CHECK(t->world->pipes == 0 && !t->ready.first && !t->first_visit);
   FUZZ_CHECK(t->holds == 0 && t->waits == 0 && t->conns == 0 && t->udps == 0 && t->dials == 0);
   FUZZ_CHECK(!t->first_conn && !t->borrower && !turn_alive(t));
+}
+
+void fuzz_turn_close(struct turn *t) {
+  fuzz_turn_check(t);
   turn_fini(t, 0);
 }

@@ -10,6 +10,8 @@
 /* A turn in a world of its own. */
 void fuzz_turn_open(struct turn *t);
 /* Everything was closed: lets it finish, then nothing may be left, and nobody be counted. */
+void fuzz_turn_check(struct turn *t);
+/* The same, and then it ends. */
 void fuzz_turn_close(struct turn *t);
 
 #endif
