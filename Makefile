@@ -10,6 +10,8 @@
 #   make torture-short   the same with a few of the allocations of each
 #   make fuzz       fuzzes every target of spec/fuzz, FUZZ_SECONDS=60 each; FUZZ=name: only that one
 #   make fuzz-merge keeps of what it found the inputs that matter
+#   make test-faults   the tests again over links that misbehave; MODE=...: only in these modes
+#   make test-faults-short   the conformance of connections, with all faults at once
 #   make test-gc    the specs again with Lua's collector at its most aggressive, in three ways
 #   make test-apicheck   the specs again in a Lua that asserts what it expects of its callers
 #   make test-gc-short, test-apicheck-short   the hardest of these over the main specs, in a minute
@@ -281,6 +283,35 @@ docs:
 	@.ci/need docs
 	.ci/reference docs/reference.md
 
+# ---- faults -------------------------------------------------------------------------
+
+# The library as it is, but what opens links gives faulty ones, put there by the linker.
+FAULT_SRC := $(sort $(wildcard spec/faults/*.c))
+FAULT_OBJ := $(FAULT_SRC:%.c=$(BUILD)/obj/%.o)
+FAULT_MODES := reads1 reads writes1 writes again delay all resets
+FAULT_SHORT := spec/conn_spec.lua spec/conn_tls13_spec.lua spec/conn_tls_pipe_spec.lua
+
+ifdef FAULTS
+$(MODULE): $(FAULT_OBJ)
+$(TESTS): $(filter-out %/lfaults.o,$(FAULT_OBJ))
+$(MODULE) $(TESTS): private LDFLAGS += -Wl,--wrap=world_uv_open -Wl,--wrap=link_pipe_open
+else
+$(TESTS): $(filter %/link_fault.o,$(FAULT_OBJ))
+endif
+$(FAULT_OBJ): EXTRA := -fvisibility=hidden -Icsrc/core
+$(TEST_OBJ): EXTRA += -Ispec/faults
+HEADERS += $(sort $(wildcard spec/faults/*.h))
+-include $(FAULT_OBJ:.o=.d)
+
+fault-build:
+	@.ci/need run test
+	@$(AGAIN) all tests BUILD=$(BUILD)/faults LTO= FAULTS=1
+test-faults: fault-build
+	@.ci/faults $(BUILD)/faults "$(or $(MODE),$(FAULT_MODES))" $(SPEC)
+test-faults-short: fault-build
+	@.ci/faults $(BUILD)/faults all $(FAULT_SHORT)
+	@.ci/faults $(BUILD)/faults resets
+
 # ---- checks -------------------------------------------------------------------------
 
 check:
@@ -302,7 +333,7 @@ check-poller:
 check-format:
 	@echo "  FORMAT"
 	$(Q)clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(LOAD_SRC) \
-	  $(FLOOR_SRC) $(FUZZ_SRC) $(TORTURE_SRC) $(HEADERS) $(wildcard spec/*.c)
+	  $(FLOOR_SRC) $(FUZZ_SRC) $(TORTURE_SRC) $(FAULT_SRC) $(HEADERS) $(wildcard spec/*.c)
 
 check-tidy:
 	@echo "  TIDY  csrc"
@@ -332,6 +363,7 @@ clean:
 .PHONY: all tests run test sanitize valgrind drain fuzz fuzz-build fuzz-replay fuzz-merge bench \
   bench-quick bench-build docs check check-gcc check-clang check-poller check-format check-tidy \
   check-lua check-layout check-rock install clean FORCE
+.PHONY: fault-build test-faults test-faults-short
 .PHONY: all tests run test test-gc test-gc-short test-apicheck test-apicheck-short sanitize \
   valgrind bench bench-quick bench-build docs check check-gcc check-clang check-poller \
   check-format check-tidy check-lua check-layout check-rock install clean FORCE
