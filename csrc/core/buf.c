@@ -51,13 +51,17 @@ void buf_commit(struct buf *b, size_t n) {
   if (buf_len(b) == 0) buf_fini(b);
 }
 
-int buf_append(struct buf *b, const void *data, size_t n) {
+int buf_append_within(struct buf *b, const void *data, size_t n, size_t most) {
   if (n == 0) return 0;
-  char *to = buf_reserve(b, n, SIZE_MAX);
+  char *to = buf_reserve(b, n, most);
   if (!to) return ERR_NOMEM;
   memcpy(to, data, n);
   buf_commit(b, n);
   return 0;
+}
+
+int buf_append(struct buf *b, const void *data, size_t n) {
+  return buf_append_within(b, data, n, SIZE_MAX);
 }
 
 /* Makes room before the first byte.  What is free beyond n is divided between both ends, so
@@ -82,6 +86,16 @@ void buf_consume(struct buf *b, size_t n) {
     buf_fini(b);
   else
     b->head += n;
+}
+
+void buf_settle(struct buf *b, size_t slack) {
+  size_t len = buf_len(b);
+  if (b->cap <= slack || b->cap - slack <= 2 * len || len == 0) return;
+  buf_move(b, 0);
+  char *mem = realloc(b->mem, len);
+  if (!mem) return;
+  b->mem = mem;
+  b->cap = len;
 }
 
 void buf_fini(struct buf *b) {
@@ -119,7 +133,7 @@ static void take_spare(struct buf *b, struct spares *s) {
 
 /* An empty queue holds no memory, not even when there is no more of it. */
 char *buf_reserve_with(struct buf *b, size_t n, size_t most, struct spares *s) {
-  if (b->cap == 0 && s->first) take_spare(b, s);
+  if (b->cap == 0 && s->first && s->first->size / 2 <= most) take_spare(b, s);
   char *room = buf_reserve(b, n, most);
   if (!room && buf_len(b) == 0) buf_recycle(b, s);
   return room;
