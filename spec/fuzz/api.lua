@@ -1,8 +1,9 @@
 -- The fuzz target `api`: an input is a program of calls, and this makes them.
 --
 -- A byte is an operation, those behind it say with what; past the end every byte is 0. The main
--- chunk goes through the input; a task, a coroutine, a handler, a finalizer has a piece of it as its
--- program. In the end everything is closed, and nothing may be left; or the state is closed at once.
+-- chunk goes through the input; a task, a coroutine, a handler, a finalizer has a piece of it as
+-- its program. In the end everything is closed, and nothing may be left; or the state is closed as
+-- it is.
 -- What this is not: the operations (api_ops_*.lua), what they may return (api_model.lua).
 local host = host -- luacheck: ignore
 local wire = require "lunewire"
@@ -49,7 +50,7 @@ function Actor:time()
 end
 
 local all = {}
-for _, room in ipairs { "conn", "task", "serve" } do
+for _, room in ipairs { "conn", "recv", "task", "serve" } do
   for _, op in ipairs(require("spec.fuzz.api_ops_" .. room)) do
     all[#all + 1] = op
     op.takes_end = debug.getinfo(op.run, "u").nparams == 2
@@ -80,7 +81,8 @@ end
 local function on_error(err, traceback, subject)
   model.in_call = false
   if type(traceback) ~= "string" then fail "on_error without a traceback" end
-  if type(err) == "string" and not err:find "^a string error" and not err:find "^coroutine.yield" then
+  local ours = type(err) ~= "string" or err:find "^a string error" or err:find "^coroutine.yield"
+  if not ours then
     fail("an error in a task: " .. traceback)
   end
   if subject == nil then fail "on_error without the task" end
@@ -92,10 +94,12 @@ end
 -- ---- the end ------------------------------------------------------------------------------
 
 local function run()
-  for _ = 1, 40 do -- programs that are left may stop it
-    wire.run()
+  local stops
+  repeat -- a signal, or a program that is not over, may have stopped it
+    stops = model.stops
+    for _ = 1, model.signaled and 3 or 1 do wire.run() end
     model.in_call = false
-  end
+  until model.stops == stops
 end
 
 local function close_all(A)
@@ -115,10 +119,15 @@ local function close_all(A)
   end
 end
 
+-- What it waits for has happened, and nobody told it.
+local function is_forgotten(r)
+  return r.e and r.e.closed or r.channel or r.what == "sleep" or r.what == "accept"
+    or r.semaphore and r.semaphore.held < r.semaphore.n or r.joins and r.joins.outcome
+end
+
 local function check_waiting()
   for r in pairs(model.pending) do
-    local e = r.e
-    if e and e.closed and not r.A.meddled then fail(r.what .. " never returned after the close") end
+    if not r.A.meddled and is_forgotten(r) then fail(r.what .. " never returned") end
   end
 end
 
@@ -143,6 +152,8 @@ end
 
 local function finish(A)
   left = 0
+  run()
+  model.check_stuck()
   close_all(A)
   run()
   check_waiting()

@@ -14,7 +14,7 @@ local SLACK <const> = 1e-9
 
 -- Of this input.  in_call: the library is at work, so a finalizer may meddle.
 M.ends, M.tasks, M.pending = {}, {}, {}
-M.in_call, M.closing, M.busy, M.bytes = false, false, 0, 0
+M.in_call, M.closing, M.busy, M.bytes, M.stops = false, false, 0, 0, 0
 
 local fail = host.fail
 M.fail = fail
@@ -170,6 +170,27 @@ end
 function M.closed(e)
   e.closed = true
   e.out.ended = true
+  for r in pairs(M.pending) do
+    if r.e == e and r.dir then r.closed_meanwhile = true end
+  end
+end
+
+-- Once nothing can happen any more: does anybody wait for what is there?
+-- The first who receives from a connection stands before the others.
+function M.check_stuck()
+  local first = {}
+  for r in pairs(M.pending) do
+    local e = r.e
+    if e and r.dir == "recv" and (not first[e] or first[e].seq > r.seq) then first[e] = r end
+  end
+  for e, r in pairs(first) do
+    local from, s = e.inp.from, e.inp
+    local plain = not (s.loose or r.A.meddled or r.A.ctx == "main" or e.closed)
+    if plain and r.needs and #s.rest >= r.needs then
+      fail(("%s waits for %d bytes, and %d are there"):format(r.what, r.needs, #s.rest))
+    end
+    if plain and from and from.closed then fail(r.what .. " waits for a peer that has closed") end
+  end
 end
 
 -- ---- calls --------------------------------------------------------------------------------
@@ -222,7 +243,9 @@ local function check_code(r, code)
   if code == "ETIMEDOUT" then
     check_timeout(r)
   elseif e and code == "ECLOSED" then
-    if not (e.closed or e.may_close or e.server and e.server.shut) then fail(r.what .. ": ECLOSED, but nobody closed it") end
+    if not (e.closed or e.may_close or e.server and e.server.shut) then
+      fail(r.what .. ": ECLOSED, but nobody closed it")
+    end
   elseif e and code == "EOF" and r.dir then
     if not (e.inp.ended or e.inp.loose) then fail(r.what .. ": EOF, but the peer did not end") end
   elseif e and code == "ECONNRESET" then
@@ -230,7 +253,9 @@ local function check_code(r, code)
       fail(r.what .. ": ECONNRESET, but nobody reset it")
     end
   elseif e and code == "EPIPE" then
-    if not (e.out.ended or e.inp.ended or e.inp.cut) then fail(r.what .. ": EPIPE without cause") end
+    if not (e.out.ended or e.inp.ended or e.inp.cut) then
+      fail(r.what .. ": EPIPE without cause")
+    end
   end
 end
 
@@ -265,6 +290,9 @@ local function finish(r, ok, a, b, c, d, e)
   if r.was_closed and not (a == nil and c == "ECLOSED") and not r.after_close then
     fail(("%s after the close gave %s, %s, %s"):format(r.what, a, b, c))
   end
+  if r.closed_meanwhile and not (a == nil and (c == "ECLOSED" or c == "ETIMEDOUT" or c == nil)) then
+    fail(("%s was closed meanwhile, and gave %s, %s, %s"):format(r.what, a, b, c))
+  end
   if a == nil and not r.no_result and c ~= nil then
     check_failure(r, b, c)
     return false, c, b, d, e
@@ -284,12 +312,15 @@ local function due_of(r, e, timeout)
   return due
 end
 
+local calls = 0
+
 -- Calls f(...) as the actor A.  r: {what=, e= its end, dir= "recv" or "send", timeout= (the end's),
 -- codes= those that may come, misuse= it may raise, after_close= it works on a closed end}.
 -- -> true, results...; false, code, message, fourth result; false, nil, nil, nil, error
 function M.call(A, r, f, ...)
   local e = r.e
-  r.A, r.busy, r.start = A, M.busy, wire.now()
+  calls = calls + 1
+  r.A, r.busy, r.start, r.seq = A, M.busy, wire.now(), calls
   local timeout = r.timeout or (e and r.dir and e.timeout) or HUGE
   r.earliest = due_of(r, e, timeout)
   if r.retry then r.limit = nil end
@@ -298,6 +329,40 @@ function M.call(A, r, f, ...)
   M.pending[r] = true
   M.in_call = true
   return finish(r, pcall(f, ...))
+end
+
+-- ---- what the operations on connections share ---------------------------------------------
+
+M.SIZES = { 0, 1, 2, 3, 5, 8, 16, 31, 64, 100, 255, 256, 1000, 4096, 4097, 9000, 20000, 32768,
+  40000, 65535, 65536, 70000, 140000, 270000 }
+
+local function set(text)
+  local codes = {}
+  for code in text:gmatch "%S+" do codes[code] = true end
+  return codes
+end
+
+local RECV <const> = set "EOF ETIMEDOUT ECLOSED EMSGSIZE EPROTO ECONNRESET ECONNABORTED ETLS EPIPE"
+local SEND <const> =
+  set "ETIMEDOUT ECLOSED EPIPE ECONNRESET ECONNABORTED ETLS EMSGSIZE EPROTO EINVAL EAGAIN"
+
+-- Of a call on e, dir: "recv" or "send".
+function M.record(_, what, e, dir, timeout)
+  return { what = what, e = e, dir = dir, timeout = timeout,
+    codes = dir == "recv" and RECV or SEND }
+end
+
+-- It was accepted: n bytes, these.
+function M.sent(e, bytes, n, what)
+  if n ~= #bytes then fail(("%s: %s bytes accepted of %d"):format(what, n, #bytes)) end
+  e.out:settle(e.conn, #bytes > 0 and 1 or 0)
+  e.out:commit(bytes)
+end
+
+-- What the other side may have sent in a call that has not returned is known to it.
+function M.settle(e)
+  local from = e.inp.from
+  if from and from.conn then e.inp:settle(from.conn) end
 end
 
 return M

@@ -1,5 +1,5 @@
--- Operations of the fuzz target `api` on servers, on what dials them, and on what joins connections:
--- connect, pool, client, relay, copy.
+-- Operations of the fuzz target `api` on servers, what dials them (connect, pool, client), and
+-- what joins connections (relay, copy).
 -- What this is not: connections (api_ops_conn.lua), tasks (api_ops_task.lua).
 local host = host -- luacheck: ignore
 local wire = require "lunewire"
@@ -7,7 +7,7 @@ local model = require "spec.fuzz.api_model"
 
 local call, fail = model.call, model.fail
 local ops = {}
-local conn_options = require("spec.fuzz.api_ops_conn").conn_options
+local conn_options = require("spec.fuzz.api_framings").options
 
 local function op(name, fn)
   model.name_op(name)
@@ -17,7 +17,7 @@ end
 local servers, pools, clients = {}, {}, {}
 model.servers, model.pools, model.clients = servers, pools, clients
 
-local ENDS_MOST <const>, TASKS_MOST <const> = 24, 24
+local ENDS_MOST <const> = 24
 
 local function pick(A, list)
   if #list > 0 then return list[A:below(#list) + 1] end
@@ -220,8 +220,9 @@ end
 
 -- ---- connecting -----------------------------------------------------------------------------
 
-local HOSTS <const> = { "127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.1", "127.0.0.4", "127.0.0.5",
-  "127.0.0.6", "127.0.0.7", "many.test", "one.test", "slow.test", "never.test", "xyz.test" }
+local HOSTS <const> = { "127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.1", "127.0.0.4",
+  "127.0.0.5", "127.0.0.6", "127.0.0.7", "many.test", "one.test", "slow.test", "never.test",
+  "xyz.test" }
 
 local function address(A)
   local V, name = pick(A, servers), HOSTS[A:below(#HOSTS) + 1]
@@ -256,8 +257,8 @@ op("client", function(A)
   if ok then clients[#clients + 1] = c end
 end)
 
-local CLIENT_CALLS <const> = { "connect", "connected", "send", "recv_line", "disconnect", "recv_some",
-  "close", "clone", "flush", "send_pkg" }
+local CLIENT_CALLS <const> = { "connect", "connected", "send", "recv_line", "disconnect",
+  "recv_some", "close", "clone", "flush", "send_pkg" }
 
 op("client call", function(A)
   local c = pick(A, clients)
@@ -345,7 +346,9 @@ op("relay", function(A, e)
   model.relayed = other ~= e
   loosen(e)
   loosen(other)
-  for _, one in ipairs { e, other } do one.out.ended, one.out.cut, one.inp.cut = true, true, true end
+  for _, one in ipairs { e, other } do
+    one.out.ended, one.out.cut, one.inp.cut = true, true, true
+  end
   local a, b = e.conn, other.conn
   local r = { what = "relay", misuse = a == b, untimed = true }
   local ok, n = call(A, r, wire.relay, a, b, { timeout = t, idle_timeout = A:time() })

@@ -63,12 +63,17 @@ end)
 op("join", function(A)
   local T, t = pick_task(A), A:time()
   if not (T and T.handle) then return end
-  local r = { what = "join", timeout = t, raises = T == A.T and "wait for itself" or nil }
+  local own = T == A.T and "wait for itself" or nil
+  local r = { what = "join", timeout = t, joins = T, raises = own }
   local ok, a, b, err = call(A, r, T.handle.join, T.handle, t)
   if ok then
-    if T.outcome ~= "done" or b ~= T.id then fail("join: true, but the task " .. tostring(T.outcome)) end
+    if T.outcome ~= "done" or b ~= T.id then
+      fail("join: true, but the task " .. tostring(T.outcome))
+    end
   elseif a == "EERROR" then
-    if T.outcome ~= "failed" then fail("join: EERROR, but the task " .. tostring(T.outcome)) end
+    if T.outcome ~= "failed" then
+      fail("join: EERROR, but the task " .. tostring(T.outcome))
+    end
     if err == nil and not T.error_nil then fail "join: EERROR without the error" end
   elseif a == "ECANCELED" then
     if not (T.canceled or model.signaled) then fail "join: ECANCELED, but nobody cancelled" end
@@ -103,13 +108,12 @@ end)
 op("sleep", function(A)
   local t = A:time() or 0.125
   if t == math.huge then t = 64 end
-  local r = { what = "sleep" }
-  local start, busy, ok = wire.now(), model.busy, nil
-  ok = call(A, r, wire.sleep, t)
+  local start, busy = wire.now(), model.busy
+  if not call(A, { what = "sleep" }, wire.sleep, t) then return end
   local slept = wire.now() - start
-  if not ok then return end
-  if slept < t - 1e-9 then fail(("sleep(%g) took %g"):format(t, slept)) end
-  if slept > math.max(t, 0) + model.busy - busy + 1e-9 then fail(("sleep(%g) took %g"):format(t, slept)) end
+  if slept < t - 1e-9 or slept > math.max(t, 0) + model.busy - busy + 1e-9 then
+    fail(("sleep(%g) took %g"):format(t, slept))
+  end
 end)
 
 op("busy", function(A)
@@ -118,7 +122,10 @@ op("busy", function(A)
   host.advance(dt)
 end)
 
-op("stop", function(A) call(A, { what = "stop" }, wire.stop) end)
+op("stop", function(A)
+  model.stops = model.stops + 1
+  call(A, { what = "stop" }, wire.stop)
+end)
 
 op("run", function(A)
   if A.ctx ~= "main" then
@@ -134,6 +141,7 @@ end)
 op("signal", function(A)
   local n = A:below(3)
   if n == 2 then
+    if model.handle then return end
     local ok, handle = call(A, { what = "on_signal" }, wire.on_signal, "TERM", function()
       model.in_call = false
     end)
@@ -253,11 +261,10 @@ op("channel send", function(A)
   local v = c.next
   c.next = v + 1
   c.state[v] = "sending"
-  local r = { what = "channel send", timeout = t }
+  local r = { what = "channel send", timeout = t, channel = c }
   local ok, code, _, _, err = call(A, r, c.ch.send, c.ch, v, t)
   local state = c.state[v]
   if ok then
-    if c.received_first then fail "?" end
     if state == "sending" then c.state[v] = "sent" end
   else
     if state == "received" and not A.meddled then
@@ -271,7 +278,7 @@ end)
 op("channel recv", function(A)
   local c, t = pick_channel(A), A:time()
   if not c then return end
-  local ok, v = call(A, { what = "channel recv", timeout = t }, c.ch.recv, c.ch, t)
+  local ok, v = call(A, { what = "channel recv", timeout = t, channel = c }, c.ch.recv, c.ch, t)
   if not ok then
     if v == "ECLOSED" and not c.closed then fail "channel recv: ECLOSED, but it is open" end
     return
@@ -315,7 +322,7 @@ end
 op("acquire", function(A)
   if #semaphores == 0 then return end
   local s, t = semaphores[A:below(#semaphores) + 1], A:time()
-  if call(A, { what = "acquire", timeout = t }, s.s.acquire, s.s, t) then took(s) end
+  if call(A, { what = "acquire", timeout = t, semaphore = s }, s.s.acquire, s.s, t) then took(s) end
 end)
 
 op("release", function(A)

@@ -298,13 +298,6 @@ static int api_dial(struct world *base, const struct addr *to, const struct addr
   return 0;
 }
 
-static int api_adopt(struct world *w, int fd, struct link **out) {
-  (void)w;
-  (void)fd;
-  (void)out;
-  return ERR_BADF;
-}
-
 /* ---- accepting --------------------------------------------------------------------- */
 
 static struct api_acceptor *acceptor_of(struct acceptor *a) {
@@ -374,15 +367,6 @@ static void api_accept_close(struct acceptor *base) {
   for (int i = 0; i < a->n; i++) link_close(&a->queue[i]->link, true);
   a->closing = true;
   post_acceptor(a);
-}
-
-static int api_datagrams(struct world *w, const struct addr *at, const struct dgram_opts *opts,
-                         struct dgram **out) {
-  (void)w;
-  (void)at;
-  (void)opts;
-  (void)out;
-  return ERR_NOTSUP;
 }
 
 /* ---- names ------------------------------------------------------------------------- */
@@ -472,13 +456,11 @@ static const struct world_ops api_world_ops = {
     .now = api_now,
     .poll = api_poll,
     .dial = api_dial,
-    .adopt = api_adopt,
     .listen = api_listen,
     .accept = api_accept,
     .accept_want = api_accept_want,
     .accept_name = api_accept_name,
     .accept_close = api_accept_close,
-    .datagrams = api_datagrams,
     .resolve = api_resolve,
     .resolve_drop = api_resolve_drop,
     .random = api_random,
@@ -488,8 +470,9 @@ static const struct world_ops api_world_ops = {
     .close = api_close,
 };
 
-/* What the library calls in the place of world_uv_open.
- * NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp): the linker's name. */
+/* Descriptors and datagrams are nobody's here: what the library calls in the place of
+ * world_uv_open. NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp): the
+ * linker's name. */
 int __wrap_world_uv_open(struct world **out);
 int __wrap_world_uv_open(struct world **out) {
   struct api_world *w = calloc(1, sizeof *w);

@@ -1,7 +1,7 @@
-/* Fuzz target: the API as a state machine.  The bytes are a program of calls, which spec/fuzz/api.lua
- * reads and makes in a Lua state of its own for each input, with a model of what must come of them
- * beside it; the world is api_world.c, where time is virtual.
- * What this is not: the operations and the model (api.lua, api_*.lua). */
+/* Fuzz target: the API as a state machine.  The bytes are a program of calls, which
+ * spec/fuzz/api.lua reads and makes in a Lua state of its own for each input, with a model of what
+ * must come of them beside it; the world is api_world.c, where time is virtual. What this is not:
+ * the operations and the model (api.lua, api_*.lua). */
 #include <lauxlib.h>
 #include <lualib.h>
 #include <openssl/ec.h>
@@ -62,13 +62,12 @@ static void *allocate(void *ud, void *p, size_t old, size_t new) {
 
 /* ---- modules --------------------------------------------------------------------------- */
 
-static const char *const files[] = {"lunewire/client",   "lunewire/dial",     "lunewire/handler",
-                                    "lunewire/names",    "lunewire/netlog",   "lunewire/options",
-                                    "lunewire/pool",     "lunewire/ports",    "lunewire/quit",
-                                    "lunewire/semaphore", "lunewire/stream",  "lunewire/udp",
-                                    "lunewire/init"};
-static const char *const ours[] = {"api", "api_model", "api_ops_conn", "api_ops_task",
-                                   "api_ops_serve"};
+static const char *const files[] = {
+    "lunewire/client",  "lunewire/dial", "lunewire/handler", "lunewire/names", "lunewire/netlog",
+    "lunewire/options", "lunewire/pool", "lunewire/ports",   "lunewire/quit",  "lunewire/semaphore",
+    "lunewire/stream",  "lunewire/udp",  "lunewire/init"};
+static const char *const ours[] = {"api",          "api_model",    "api_framings", "api_ops_conn",
+                                   "api_ops_recv", "api_ops_task", "api_ops_serve"};
 
 /* [preload] -> [preload]  The file becomes the module's loader. */
 static void preload(lua_State *L, const char *file, const char *module) {
@@ -172,9 +171,12 @@ static int l_certificate(lua_State *L) {
 }
 
 static void set_host(lua_State *L) {
-  static const luaL_Reg functions[] = {{"fail", l_fail},       {"mark", l_mark},
-                                       {"advance", l_advance}, {"refuse_accepts", l_refuse},
-                                       {"signal", l_signal},   {"certificate", l_certificate},
+  static const luaL_Reg functions[] = {{"fail", l_fail},
+                                       {"mark", l_mark},
+                                       {"advance", l_advance},
+                                       {"refuse_accepts", l_refuse},
+                                       {"signal", l_signal},
+                                       {"certificate", l_certificate},
                                        {NULL, NULL}};
   luaL_newlib(L, functions);
   lua_setglobal(L, "host");
