@@ -231,9 +231,15 @@ static ptrdiff_t broken_write(struct link *l, const struct iovec *v, int count) 
   return ERR_PIPE;
 }
 
+static int broken_shut(struct link *l) {
+  (void)l;
+  return ERR_PIPE;
+}
+
 /* Nobody is to believe that his bytes have left. */
 static void breaks(struct wire *w, struct store *s) {
-  static const struct link_ops broken = {.write = broken_write, .want = store_want};
+  static const struct link_ops broken = {
+      .write = broken_write, .shut = broken_shut, .want = store_want};
   s->link.ops = &broken;
   CHECK_EQ(probe_send(&w->client, "lost"), ERR_PIPE);
   CHECK_EQ(probe_send(&w->client, "lost"), ERR_PIPE);
