@@ -237,7 +237,7 @@ local function check_timeout(r)
 end
 
 local function check_code(r, code)
-  local e = r.e
+  local e = not M.signaled and r.e -- a signal shuts everything down
   if not known[code] then fail(r.what .. ": unknown code " .. tostring(code)) end
   if r.codes and not r.codes[code] then fail(r.what .. ": code " .. code) end
   if code == "ETIMEDOUT" then
