@@ -260,6 +260,69 @@ describe("a framing in Lua", function()
     close_both(client, server)
   end)
 
+  -- What is looked at for nothing is copied for nothing, by a peer's choice of sizes.
+  it("trap: is given little of what follows short messages, however much that is", function()
+    local COUNT <const>, LONG <const> = 60000, 700 * 1000
+    local calls, given, most = 0, 0, 0
+    local framing = {
+      decode = function(bytes)
+        calls, given = calls + 1, given + #bytes
+        if #bytes < 3 then return nil, 3 end
+        local total = 3 + string.unpack(">I3", bytes)
+        if #bytes < total then return nil, total end
+        if total == 3 then most = math.max(most, #bytes) end
+        return total, total
+      end,
+      encode = function(message) return string.pack(">s3", message) end,
+    }
+    local client, server = support.pair { framing = framing }
+    local sender = wire.spawn(function()
+      return server:send(string.pack(">s3", ("x"):rep(LONG)), ("\0\0\0"):rep(COUNT))
+    end)
+    assert.equal(LONG + 3, client:recv_frame(20))
+    for _ = 1, COUNT do assert.equal(3, client:recv_frame(20)) end
+    assert.is_true(sender:join())
+    assert.is_true(calls < 2 * COUNT, calls)
+    assert.is_true(most <= 4096, most)
+    assert.is_true(given < 3 * LONG + 4096 * calls, given)
+    close_both(client, server)
+  end, 30)
+
+  it("that names no number is given all that is there in a few steps", function()
+    local sizes = {}
+    local a, b = with_decoder(function(bytes, eof)
+      sizes[#sizes + 1] = #bytes
+      if eof then return #bytes, #bytes end
+    end)
+    local sender = wire.spawn(function()
+      assert(a:send(("x"):rep(200 * 1000)))
+      a:close()
+    end)
+    assert.equal(200 * 1000, b:recv_frame(20))
+    assert.is_true(sender:join())
+    assert.is_true(#sizes < 30, #sizes)
+    close_both(a, b)
+  end)
+
+  it("takes a message of exactly the limit, and none that is longer, however they come", function()
+    for _, pieces in ipairs { { "12345:1" }, { "1", "2345", ":", "1" } } do
+      for limit, outcome in pairs { [6] = { "12345:" }, [5] = { nil, "EMSGSIZE" } } do
+        local a, b = with_decoder(function(bytes)
+          local at = bytes:find(":", 1, true)
+          if at then return bytes:sub(1, at), at end
+        end, { limits = { frame = limit } })
+        local reader = wire.spawn(b.recv_frame, b)
+        for _, piece in ipairs(pieces) do
+          wire.sleep(0)
+          frames.send_pieces(a, { piece })
+        end
+        local _, message, _, got = reader:join(5)
+        assert.same(outcome, { message, got })
+        close_both(a, b)
+      end
+    end
+  end)
+
   it("replaces another one at a message boundary", function()
     local conn = frames.given(wire.framing.line(), "text\n5:hello,")
     assert.equal("text", conn:recv_frame())

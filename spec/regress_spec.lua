@@ -299,6 +299,34 @@ describe("send_recv that ended by an error after sending", function()
     b:close()
   end)
 
+  -- Of three that are on their way the second one ends: the first gets its reply, the third not
+  -- that of the second.
+  local function assert_none_shifted(end_second)
+    local a, b = wire.pipe()
+    local function ask(text) return a:send_recv(text, 2) end
+    local first, co = wire.spawn(ask, "1"), wire.co.create(ask)
+    local second = wire.spawn(wire.co.resume, co, "2")
+    wire.sleep(0)
+    local last = wire.spawn(ask, "3")
+    wire.sleep(0)
+    end_second(second, co)
+    b:send("r1", "r2", "r3")
+    assert.same({ true, "r1" }, { first:join(2) })
+    fails("EPROTO", select(2, last:join(2)))
+    fails("EPROTO", a:send_recv("4", 2, 1))
+    second:cancel()
+    a:close()
+    b:close()
+  end
+
+  support.it("by cancellation between others leaves to each its own reply, or none", function()
+    assert_none_shifted(function(task) task:cancel() end)
+  end)
+
+  support.it("by the end of its coroutine leaves to each other its own reply, or none", function()
+    assert_none_shifted(function(_, co) coroutine.close(co) end)
+  end)
+
   support.it("before it sent anything owes none", function()
     local a, b = wire.pipe { limits = { high_water = 10 } }
     assert(a:send(("x"):rep(200000)))

@@ -13,9 +13,16 @@ local census = require("lunewire.core").census
 
 local support = {}
 
--- A machine that checks every access is slower; limits grow with it.
-local slowness = ({ sanitize = 4, valgrind = 20 })[os.getenv "LUNEWIRE_SUITE"] or 1
+-- A machine that checks every access, or collects at every turn, is slower; limits grow with it.
+local slowness = ({ sanitize = 4, apicheck = 4, valgrind = 20, ["gc-hooks"] = 10,
+  ["gc-incremental"] = 10, ["gc-generational"] = 2 })[os.getenv "LUNEWIRE_SUITE"] or 1
 support.slowness = slowness
+
+-- How many, or how much: of these three as the machine is fast, slow, or very slow.
+function support.sized(fast, slow, very_slow)
+  return slowness == 1 and fast or slowness <= 4 and slow or very_slow
+end
+
 local DEFAULT_LIMIT = 10
 local SETTLE_SECONDS = 6 -- closing connections linger for 2 s
 

@@ -143,6 +143,15 @@ const char *conn_input(const struct conn *c, size_t *n) {
   return *n ? buf_data(&c->in) : "";
 }
 
+/* Only what a long message grew to becomes a spare.  The little that is read ahead was not taken
+ * from there: it would fill them up, piece by piece, until a long message finds no room. */
+static void empty_input(struct conn *c) {
+  if (c->in.cap > PAGE_SIZE_BYTES)
+    buf_recycle(&c->in, &c->turn->spares);
+  else
+    buf_fini(&c->in);
+}
+
 /* The page becomes this connection's, with what it has buffered at the front. */
 static int page_gather(struct conn *c) {
   struct turn *t = c->turn;
@@ -157,7 +166,7 @@ static int page_gather(struct conn *c) {
     }
     n = buf_len(&c->in);
     if (n) memcpy(t->page, buf_data(&c->in), n);
-    buf_recycle(&c->in, &t->spares);
+    empty_input(c);
   }
   page_lend(t, c, n);
   return 0;
@@ -238,15 +247,15 @@ static int fill_page(struct conn *c) {
 
 /* What is in the page of a long message goes to memory that is large enough at once, if there is
  * some. */
-static int spill_into_spare(struct conn *c) {
-  if (has_page(c) && !buf_reserve_with(&c->in, PAGE_SIZE_BYTES, SIZE_MAX, &c->turn->spares))
+static int spill_into_spare(struct conn *c, size_t most) {
+  if (has_page(c) && !buf_reserve_with(&c->in, PAGE_SIZE_BYTES, most, &c->turn->spares))
     return ERR_NOMEM;
   return conn_spill(c);
 }
 
 /* A long message goes where it will stay: memory grows as it comes, and never past its end. */
 static int fill_tail(struct conn *c, size_t have, size_t most) {
-  int r = spill_into_spare(c);
+  int r = spill_into_spare(c, most);
   if (r) return r;
   size_t left = most - have, step = have < PAGE_SIZE_BYTES ? PAGE_SIZE_BYTES : have;
   char *to = buf_reserve_with(&c->in, step < left ? step : left, most, &c->turn->spares);
@@ -325,7 +334,7 @@ void conn_consume(struct conn *c, size_t n) {
     if (n < buf_len(&c->in))
       buf_consume(&c->in, n);
     else
-      buf_recycle(&c->in, &t->spares);
+      empty_input(c);
     return;
   }
   size_t have = t->page_end - t->page_at;

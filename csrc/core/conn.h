@@ -92,6 +92,7 @@ struct conn {
   void *user;            /* the owner's own */
   uint64_t consumed;     /* bytes taken off the input: tells whether somebody took some meanwhile */
   uint64_t bytes_in, bytes_out, messages_in, messages_out;
+  uint32_t asked, answered;   /* requests sent that await a reply, and replies handed over */
   double opened, last_active; /* last_active: CLOSING: when the peer last took something */
   union {
     double heard; /* OPEN: since when the peer is idle */
@@ -109,7 +110,7 @@ struct conn {
   bool handshaking : 1;              /* its link is not up yet */
   bool link_closed : 1;              /* CLOSING: the link was told to close */
   bool desync : 1;   /* a message was too long to be received: no next one is known */
-  bool owed : 1;     /* a reply that nobody waits for any more is still to come */
+  bool owed : 1;     /* a reply that nobody waits for any more is known to be still to come */
   bool draining : 1; /* the server shuts down: no further message is awaited */
   bool spared : 1;   /* the keeper's own: it does not wait for this one */
   bool accepted : 1; /* this end was accepted (a pipe: the second end), not dialled */

@@ -19,7 +19,7 @@ static bool is_clean(const struct conn *c) {
   size_t n;
   conn_input(c, &n);
   bool used = c->readers.first || c->writers.first || c->delayed;
-  bool midway = n > 0 || c->in_end || c->owed || c->skipping || c->desync;
+  bool midway = n > 0 || c->in_end || c->asked != c->answered || c->skipping || c->desync;
   return !used && !midway && !c->failure.code && conn_cannot_send(c) == 0;
 }
 

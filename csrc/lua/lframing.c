@@ -11,9 +11,9 @@ How a stream is cut into messages, which `recv_frame`, `frames` and `send_frame`
 A framing is an option of whoever makes connections, or set by `conn:set_framing`. Those made here
 are cut in C, and no byte is looked at twice. One of your own is a table with two functions:
 
- - `decode(bytes, eof)` is given what has come, and returns `message, consumed`; or `nil,
-   total_needed` if more is needed (the number may be left out); or `false, message, code`
-   if this can be no message, and then the stream has no next one
+ - `decode(bytes, eof)` is given what has come, or the beginning of it if that is much, and
+   returns `message, consumed`; or `nil, total_needed` if more is needed (the number may be left
+   out); or `false, message, code` if this can be no message, and then the stream has no next one
  - `encode(message, opts)` returns what `conn:send` takes
 @type wire.framing
 */
@@ -221,10 +221,24 @@ void lframing_encode(lua_State *L, const char *what) {
 /* What decode said of the bytes that are there. */
 enum verdict { FOUND, MORE, BAD };
 
-/* nil, total_needed */
-static enum verdict wants_more(lua_State *L, struct op *o, size_t have) {
+/* What decode is given first of what is there, unless it asks for more.  A peer that sends many
+ * short messages at once must not have all that follow copied with each of them. */
+enum { DECODE_FIRST = 4096, DECODE_GROWTH = 4 };
+
+static inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
+
+/* How many of n bytes decode is given: all of them if it is to hear of the end. */
+static size_t decode_len(const struct op *o, size_t n) {
+  size_t first = least(DECODE_FIRST, o->f.max);
+  return least(n, o->f.count > first ? o->f.count : first);
+}
+
+/* nil, total_needed.  Who knows no number is given ever more of what is there, then all, then what
+ * comes. */
+static enum verdict wants_more(lua_State *L, struct op *o, size_t given, size_t have) {
   size_t total = lua_isinteger(L, -2) ? (size_t)lua_tointeger(L, -2) : 0;
-  o->f.count = total > have ? total : have + 1;
+  size_t grown = least(least(given * DECODE_GROWTH, have), o->f.max);
+  o->f.count = total > given ? total : grown > given ? grown : given + 1;
   return MORE;
 }
 
@@ -233,11 +247,11 @@ static int bad_decode(lua_State *L, const char *why) {
 }
 
 /* [.., message, consumed, code] -> at FOUND the message is at the top. */
-static enum verdict judge(lua_State *L, struct op *o, size_t have) {
+static enum verdict judge(lua_State *L, struct op *o, size_t given) {
   if (lua_isnil(L, -3)) return MORE;
   if (lua_isboolean(L, -3) && !lua_toboolean(L, -3)) return BAD;
   lua_Integer used = lua_isinteger(L, -2) ? lua_tointeger(L, -2) : 0;
-  if (used < 1 || (size_t)used > have)
+  if (used < 1 || (size_t)used > given)
     bad_decode(L, "the second result must be how many bytes the message took, at least 1 and at "
                   "most what was given");
   conn_took(o->on, &(struct cut){.take = (size_t)used});
@@ -250,7 +264,7 @@ static int call_decode(lua_State *L) {
   const struct op *o = lua_touserdata(L, 2);
   size_t n;
   const char *p = conn_input(o->on, &n);
-  lua_pushlstring(L, p, n);
+  lua_pushlstring(L, p, decode_len(o, n));
   lua_replace(L, 2);
   lua_call(L, 2, 3);
   return 3;
@@ -259,17 +273,19 @@ static int call_decode(lua_State *L) {
 /* -> decode's three results at the top.  The call keeps its place in line meanwhile, so that an
  * error must give it up: nothing here raises before that. */
 static enum verdict decode(lua_State *L, struct rt *rt, struct op *o, bool ended) {
-  size_t n;
+  size_t n, given;
   conn_input(o->on, &n);
+  given = decode_len(o, n);
+  op_charge(rt, 0, given);
   lua_pushcfunction(L, call_decode);
   lua_pushvalue(L, o->index);
   lua_pushlightuserdata(L, o);
   lua_pushboolean(L, ended);
   bool failed = lua_pcall(L, 3, 3, 0) != LUA_OK;
-  if (!failed && !ended && lua_isnil(L, -3)) return wants_more(L, o, n);
+  if (!failed && !ended && lua_isnil(L, -3)) return wants_more(L, o, given, n);
   op_done(rt, o);
   if (failed) lua_error(L);
-  return judge(L, o, n);
+  return judge(L, o, given);
 }
 
 /* false, message, code: the stream has no known next message. */
@@ -313,11 +329,8 @@ static int decode_run(lua_State *L, struct rt *rt, struct op *o) {
 int lframing_recv(lua_State *L, struct rt *rt, const char *what, const struct call_opts *ro,
                   enum recv_style style) {
   struct conn *c = check_conn(L, rt, 1);
-  size_t have;
-  conn_input(c, &have);
-  struct framing f = {.kind = FRAMING_FIXED, .at_least = true, .count = have ? have : 1};
+  struct framing f = {.kind = FRAMING_FIXED, .at_least = true, .count = 1};
   f.max = ro->max ? ro->max : c->limits->frame;
-  if (f.count > f.max) f.max = f.count; /* more may be buffered than one message */
   struct op o = recv_op(c, what, &f);
   luaL_checkstack(L, LUA_MINSTACK, NULL);
   push_codec(L, what);

@@ -378,6 +378,7 @@ static void await_reply(struct conn *c, struct op *o) {
   o->deadline = &c->recv_due;
   o->waited = false;
   o->abandon = owe_reply;
+  o->ticket = ++c->asked;
 }
 
 static int send_request(lua_State *L, struct rt *rt, struct op *o) {
@@ -396,11 +397,14 @@ static int exchange_run(lua_State *L, struct rt *rt, struct op *o) {
   if (r) return conn_failed(L, c, o->what, r);
   for (;;) {
     r = recv_wait(L, rt, o, &m);
-    c->owed = true; /* until the reply is in the caller's hands: pushing it may raise */
+    bool owed = c->owed; /* another's */
+    c->owed = true;      /* until the reply is in the caller's hands: pushing it may raise */
     if (r) return recv_failed(L, o, r);
-    if (!recv_push(L, rt, c, &o->f, &m, false)) continue;
-    c->owed = false;
-    return 1;
+    int n = recv_push(L, rt, c, &o->f, &m, false);
+    c->owed = owed;
+    if (n == 0) continue;
+    c->answered++;
+    return n;
   }
 }
 

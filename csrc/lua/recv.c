@@ -31,10 +31,17 @@ static bool is_drained(const struct op *o) {
 
 enum { SKIP_STEPS = 16 }; /* pieces of an over-long line thrown away in one go */
 
+/* Replies come in the order of their requests: one that was never taken stands before ours. */
+static bool is_reply_misplaced(const struct op *o) {
+  const struct conn *c = o->on;
+  return o->abandon && o->ticket != (uint32_t)(c->answered + 1);
+}
+
 /* Skipping can go on for as long as the peer sends: it gives way now and then. */
 static int recv_try(lua_State *L, struct rt *rt, struct op *o, struct message *m) {
   struct conn *c = o->on;
   int r = 0;
+  if (is_reply_misplaced(o)) return ERR_PROTO;
   for (int step = 0;; step++) {
     bool skips = recv_has_terminator(&o->f) && c->skipping == o->f.kind;
     if (skips && step >= SKIP_STEPS) {

@@ -219,6 +219,27 @@ static void read_ahead(struct rig *r) {
 
 TEST(a_little_is_read_for_nobody) { rig_over_both(read_ahead); }
 
+/* What was read for nobody is received later, with something of the page or without it: it leaves
+ * nothing behind that would grow with every time. */
+static void read_ahead_and_take(struct rig *r) {
+  char data[400] = {0};
+  const struct framing exact = fixed(sizeof data);
+  struct message m;
+  for (int i = 0; i < 20; i++) {
+    r->feed = data;
+    r->feed_len = sizeof data;
+    feed_for(r, 3);
+    conn_look(r->conn);
+    CHECK_EQ(buf_len(&r->conn->in), sizeof data);
+    CHECK_EQ(rig_take(r, &exact, &m), 0);
+    conn_took(r->conn, &m.cut);
+    CHECK(r->conn->in.mem == NULL);
+    CHECK_EQ(r->turn.spares.bytes, 0);
+  }
+}
+
+TEST(what_was_read_for_nobody_becomes_no_spare) { rig_over_both(read_ahead_and_take); }
+
 /* However its pieces fall, so that growing would make it twice as much. */
 static void read_ahead_in_pieces(struct rig *r) {
   enum { FIRST = CONN_READ_AHEAD - 5000, MORE = 1000 };
