@@ -11,6 +11,7 @@
 
 #include "fuzz.h"
 #include "lib_lua.h"
+#include "lib_openssl.h"
 
 /* The linker puts these in the place of the system's (--wrap).
  * NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp): its names. */
@@ -68,8 +69,18 @@ ssize_t __wrap_sendto(int fd, const void *data, size_t n, int flags, const struc
   return (ssize_t)n;
 }
 
+static void set_host(lua_State *L) {
+  lua_newtable(L);
+  lua_pushstring(L, tls_cert);
+  lua_setfield(L, -2, "cert");
+  lua_pushstring(L, tls_key);
+  lua_setfield(L, -2, "key");
+  lua_setglobal(L, "host");
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   lua_State *L = fuzz_lua_open();
+  set_host(L);
   fuzz_lua_run(L, "options", data, size);
   fuzz_lua_close(L);
   return 0;
