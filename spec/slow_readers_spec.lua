@@ -1,5 +1,5 @@
--- Peers that do not read, or only slowly: what is held for each of them is bounded, whoever sends to
--- them waits and is told, and nobody else notices.
+-- Peers that do not read, or only slowly: what is held for each of them is bounded, whoever sends
+-- to them waits and is told, and nobody else notices.
 -- What this is not: peers that do not send (slow_senders_spec).
 local support = require "spec.support"
 local wire = require "lunewire"
@@ -22,8 +22,8 @@ end
 
 -- ---- what is held ----------------------------------------------------------------------
 
--- On each connection a line "SIZE LIMIT": messages of that size are sent to it until one must wait,
--- all else is echoed.  The answer to `stuck` is how many there are, and the most that one has unsent.
+-- To a line "fill SIZE" messages of that size are sent until one must wait, all else is echoed.
+-- The answer to `stuck` is how many there are, and the most that one had unsent.
 local SERVER <const> = [[
 local tls, high_water = arg[3] and { cert = arg[3], key = arg[4] }, tonumber(arg[2])
 local stuck, most = 0, 0
@@ -65,14 +65,14 @@ local function held_for_each(n, size, high_water, secure, between)
   local other <close> = assert(wire.connect("127.0.0.1:" .. port, opts))
   round_trip(other, "hello")
   between(other)
-  local before, conns = server:mark(), {}
+  local before, conns = heap.mark(server), {}
   for i = 1, n do
     conns[i] = narrow(assert(wire.connect("127.0.0.1:" .. port, opts)))
     assert(conns[i]:send("fill ", size, "\n"))
     support.eventually(function() return tonumber(server:ask "stuck":match "^%d+") == i end)
     between(other)
   end
-  local held = server:held()
+  local held = heap.held(server)
   local most = tonumber(server:ask "stuck":match "%d+$")
   for _, conn in ipairs(conns) do conn:reset() end
   server:stop()

@@ -297,8 +297,9 @@ local function quote(text) return "'" .. text:gsub("'", "'\\''") .. "'" end
 local PEER = [[{ (
 %s
 ) </dev/null 2>&1; printf '\n%%d' $?; } | nc -N 127.0.0.1 %d >/dev/null 2>&1]]
--- The shell has a background command ignore SIGINT, which is not to reach the program.
-local START = "setsid env --default-signal=INT,QUIT timeout -k 1 %d sh -c %s "
+-- The shell has a background command ignore SIGINT, which is not to reach the program; nor is it to
+-- be spared SIGPIPE because somebody above is.
+local START = "setsid env --default-signal=INT,QUIT,PIPE timeout -k 1 %d sh -c %s "
   .. ">/dev/null 2>&1 </dev/null & echo $!"
 
 -- Starts a shell command; its standard input is empty unless it pipes something in.  Awaiting

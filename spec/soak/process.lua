@@ -37,20 +37,20 @@ function Process:call(module, name, ...)
   return answer.result
 end
 
--- Ends it: in an orderly way if it can still hear -> true if it ended well.
-function Process:stop()
+-- Ends it when it has heard all, or, behind a failure, at once.
+function Process:stop(failure)
   if not self.shell then return end
-  self.control:close_write()
-  self.control:recv(1, START_SECONDS) -- its end
-  self.control:close()
-  local ok = self.shell:close()
+  if failure == nil then
+    self.control:close_write()
+    self.control:recv(1, START_SECONDS) -- its end
+  else
+    os.execute(("kill -KILL %d 2>/dev/null"):format(self.pid))
+  end
+  self.control:reset()
+  self.shell:close()
   self.shell = nil
-  return ok
 end
 
-function Process:__close(failure)
-  if failure ~= nil then os.execute(("kill -KILL %d 2>/dev/null"):format(self.pid)) end
-  self:stop()
-end
+Process.__close = Process.stop
 
 return { start = start }

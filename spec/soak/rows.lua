@@ -26,18 +26,18 @@ end
 
 -- limit: bytes that one connection may cost either process.
 local idle_rows = {
-  { name = "idle.tcp", many = 10000, few = 500, limit = 4096 },
-  { name = "idle.tls", many = 10000, few = 300, limit = 32768, server_tls = pki.server(),
+  { name = "idle.tcp", many = 10000, few = 1000, limit = 4096 },
+  { name = "idle.tls", many = 10000, few = 1000, limit = 32768, server_tls = pki.server(),
     tls = client_tls(false) },
 }
 
 local counted_rows = {
   { name = "churn.tcp", unit = "connection", many = 1000000, few = 20000,
     server = { ECHO, "open", {} }, step = { VISITS, "streams" } },
-  { name = "churn.tls", unit = "connection", many = 100000, few = 2000,
+  { name = "churn.tls", unit = "connection", many = 100000, few = 1000,
     server = { ECHO, "open", { tls = pki.server() } },
     step = { VISITS, "streams", client_tls(false) }, check = none "resumed" },
-  { name = "churn.tls_resumed", unit = "connection", many = 100000, few = 2000,
+  { name = "churn.tls_resumed", unit = "connection", many = 100000, few = 1000,
     server = { ECHO, "open", { tls = pki.server() } },
     step = { VISITS, "streams", client_tls(true) }, check = nearly_all "resumed" },
   { name = "tasks", unit = "task", many = 1000000, few = 20000, step = { HERE, "tasks" } },

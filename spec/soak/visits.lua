@@ -26,6 +26,14 @@ end
 
 visits.all = all
 
+local Both = { __close = function(both)
+  both[1]:close()
+  both[2]:close()
+end }
+
+-- local _ <close> = visits.both(a, b): both end with the scope.
+function visits.both(a, b) return setmetatable({ a, b }, Both) end
+
 -- Most reset, so that no port is held; a tenth leaves the end to the server, and a tenth ends
 -- first, each from an address of this host that has ports left.
 -- orderly: none resets, since a TLS session whose connection was reset is not resumed.

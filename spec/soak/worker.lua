@@ -18,9 +18,11 @@ local function note_error(err, traceback)
   uncaught = uncaught or traceback or tostring(err)
 end
 
+local function describe(err) return debug.traceback(tostring(err)) end
+
 local function call(request)
   local function run(...) return require(request.module)[request.name](...) end
-  local ok, result = xpcall(run, debug.traceback, table.unpack(request, 1, request.n))
+  local ok, result = xpcall(run, describe, table.unpack(request, 1, request.n))
   local failure = uncaught
   uncaught = nil
   if not ok or failure then return { failure = ok and failure or result } end
