@@ -192,6 +192,8 @@ $(FUZZ_PROGRAMS): $(BUILD)/fuzz/%: $$(call fuzz_obj,$$*) $(CORE_OBJ) $(BINDING_O
 	@echo "  LINK  $@"
 	$(Q)$(LINK) $(if $(FUZZER),-fsanitize=fuzzer) -o $@ $^ $(LIBS) $(LUA_LIB)
 
+# Nothing leaves the host, and nothing is left on it: see fuzz_options.c.
+$(BUILD)/fuzz/options: LDFLAGS += -Wl,--wrap=getaddrinfo,--wrap=connect,--wrap=bind,--wrap=sendto
 # Its world is its own: time jumps, and sockets are pipes.
 $(BUILD)/fuzz/api: LDFLAGS += -Wl,--wrap=world_uv_open
 
