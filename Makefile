@@ -54,6 +54,7 @@ FLOOR_OBJ := $(FLOOR_SRC:%.c=$(BUILD)/obj/%.o)
 FUZZ_OBJ := $(FUZZ_SRC:%.c=$(BUILD)/obj/%.o)
 MODULE := $(BUILD)/lunewire/core.so
 TESTS := $(BUILD)/core_tests
+SOAK_SRC := spec/soak/heap.c
 HEAP := $(BUILD)/soak/heap.so
 LOAD := $(BUILD)/bench/load
 FLOORS := $(FLOOR_SRC:bench/servers/%.c=$(BUILD)/bench/%)
@@ -104,7 +105,7 @@ $(TESTS): $(CORE_OBJ) $(TEST_OBJ)
 	@echo "  LINK  $@"
 	$(Q)$(LINK) -o $@ $^ $(LIBS)
 
-$(HEAP): $(BUILD)/obj/spec/soak/heap.o
+$(HEAP): $(SOAK_SRC:%.c=$(BUILD)/obj/%.o)
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
 	$(Q)$(LINK) $(SHARED) -o $@ $^
@@ -135,7 +136,7 @@ $(BUILD)/flags: FORCE
 $(CORE_OBJ) $(BINDING_OBJ) $(FLOOR_OBJ): EXTRA := -fvisibility=hidden
 $(TEST_OBJ) $(FUZZ_OBJ): EXTRA := -Icsrc/core
 
--include $(BUILD)/obj/spec/soak/heap.d $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(LOAD_OBJ:.o=.d) \
+-include $(SOAK_SRC:%.c=$(BUILD)/obj/%.d) $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(LOAD_OBJ:.o=.d) \
   $(FLOOR_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)
 
 # ---- running and testing ------------------------------------------------------------
@@ -240,7 +241,7 @@ check-poller:
 check-format:
 	@echo "  FORMAT"
 	$(Q)clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(LOAD_SRC) \
-	  $(FLOOR_SRC) $(FUZZ_SRC) $(HEADERS)
+	  $(FLOOR_SRC) $(FUZZ_SRC) $(SOAK_SRC) $(HEADERS)
 
 check-tidy:
 	@echo "  TIDY  csrc"

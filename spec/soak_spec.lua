@@ -2,9 +2,12 @@
 -- is found, one that does not is not; and a bound that is broken fails the run.
 -- What this is not: the soak; make soak and make soak-short are that.
 local counted = require "spec.soak.counted"
+local mixed = require "spec.soak.mixed"
+local pki = require "spec.pki"
 local process = require "spec.soak.process"
 local slope = require "spec.soak.slope"
 local support = require "spec.support"
+local wire = require "lunewire"
 
 local CONNECTIONS = ({ sanitize = 500, valgrind = 200 })[os.getenv "LUNEWIRE_SUITE"] or 1000
 local SAMPLES = 5
@@ -56,7 +59,60 @@ describe("the soak", function()
       client:call(VISITS, "streams", 1, "127.0.0.1:1")
     end)
     support.raises("the client: .*not found", function() client:call("spec.soak.no", "field") end)
+    support.raises("the client is gone", function() client:call("os", "exit") end)
   end, 30)
+
+  support.it("notices one byte that is wrong", function()
+    local server = assert(wire.serve("127.0.0.1:0", function(conn)
+      local data = conn:recv_pkg()
+      conn:send_pkg(#data == 50 and data:sub(1, -2) .. "?" or data)
+    end))
+    local client <close> = process.start "client"
+    client:call(VISITS, "streams", 10, server:addr())
+    support.raises("x%?. came back for", function()
+      client:call(VISITS, "streams", 100, server:addr())
+    end)
+    server:shutdown(1)
+  end, 30)
+end)
+
+-- One round of it with a few sessions of each kind; `change` may change what the clients get.
+local function play_mixed(change)
+  local server <close> = process.start "server"
+  local good <close> = process.start "good clients"
+  local world = mixed.new_world()
+  world.addresses = server:call("spec.soak.mixed_server", "open", world.host, world.unix,
+    pki.server(), world.path)
+  change(world)
+  local sums = good:call("spec.soak.mixed_good", "play", 1, 1, world)
+  server:call("spec.soak.mixed_server", "close")
+  return sums
+end
+
+describe("the mixed soak", function()
+  support.it("has every session end well where nothing is wrong", function()
+    local sums = play_mixed(function() end)
+    assert.is_true(sums.sessions > 20, sums.sessions)
+    assert.equal(0, sums.cut)
+  end, 60)
+
+  support.it("notices a byte that a server changes", function()
+    local wrong = assert(wire.serve("127.0.0.1:0", function(conn)
+      for chunk in conn:chunks() do conn:send(chunk:sub(1, -2), "?") end
+    end))
+    support.raises("INTEGRITY", play_mixed, function(world)
+      world.addresses.forward = wrong:addr()
+    end)
+    wrong:shutdown(0)
+  end, 60)
+
+  support.it("takes no end for granted that was not announced", function()
+    local rude = assert(wire.serve("127.0.0.1:0", function(conn) conn:reset() end))
+    support.raises("ECONNRESET", play_mixed, function(world)
+      world.addresses.upgrade = rude:addr()
+    end)
+    rude:shutdown(0)
+  end, 60)
 end)
 
 describe("a slope", function()

@@ -34,7 +34,7 @@ end
 
 -- What all rounds have in common; host: a loopback address of our own, where nobody takes a port
 -- between two servers.
-local function new_world()
+function mixed.new_world()
   local stat <close> = assert(io.open "/proc/self/stat")
   local pid = stat:read "n"
   local path, text = make_file()
@@ -76,7 +76,7 @@ end
 
 -- {lines= (of each process, points), first=, last=, sessions=, cut=, rounds=}
 local function play_rounds(ps, seed, goes_on)
-  local base, world = {}, new_world()
+  local base, world = {}, mixed.new_world()
   for i, p in ipairs(ps) do base[i] = p:call(GAUGE, "census") end
   local sums = { sessions = 0, cut = 0, rounds = 0, rests = {}, lines = {} }
   while goes_on(sums.rounds) do
