@@ -59,7 +59,7 @@ describe("the soak", function()
       client:call(VISITS, "streams", 1, "127.0.0.1:1")
     end)
     support.raises("the client: .*not found", function() client:call("spec.soak.no", "field") end)
-    support.raises("the client is gone", function() client:call("os", "exit") end)
+    support.raises("the client is gone", function() client:call("os", "exit", 1, true) end)
   end, 30)
 
   support.it("notices one byte that is wrong", function()
