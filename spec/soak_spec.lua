@@ -7,6 +7,7 @@ local pki = require "spec.pki"
 local process = require "spec.soak.process"
 local slope = require "spec.soak.slope"
 local support = require "spec.support"
+local verdict = require "spec.soak.verdict"
 local wire = require "lunewire"
 
 local CONNECTIONS = ({ sanitize = 500, valgrind = 200 })[os.getenv "LUNEWIRE_SUITE"] or 1000
@@ -38,19 +39,19 @@ describe("the soak", function()
   support.it("finds no growth where nothing is kept", function()
     local client, server = measure(false)
     for _, result in ipairs { client, server } do
-      assert.is_false(counted.grows(result, "lua", counted.LIMIT), result.slopes.lua)
-      assert.is_false(counted.grows(result, "heap", counted.LIMIT), result.slopes.heap)
+      assert.is_false(verdict.grows(result, "lua"), result.slopes.lua)
+      assert.is_false(verdict.grows(result, "heap"), result.slopes.heap)
     end
   end, 60)
 
   support.it("finds a server that keeps a string of each connection", function()
     local client, server = measure(true)
-    assert.is_true(counted.grows(server, "lua", counted.LIMIT), server.slopes.lua)
+    assert.is_true(verdict.grows(server, "lua"), server.slopes.lua)
     assert.is_true(server.slopes.lua > 30, server.slopes.lua)
     if support.slowness == 1 then -- elsewhere malloc is another
-      assert.is_true(counted.grows(server, "heap", counted.LIMIT), server.slopes.heap)
+      assert.is_true(verdict.grows(server, "heap"), server.slopes.heap)
     end
-    assert.is_false(counted.grows(client, "lua", counted.LIMIT), client.slopes.lua)
+    assert.is_false(verdict.grows(client, "lua"), client.slopes.lua)
   end, 60)
 
   support.it("is told by an error that a process has had", function()

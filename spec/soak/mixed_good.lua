@@ -93,7 +93,7 @@ sessions[#sessions + 1] = function(world)
   end
 end
 
--- Those that do not behave flood the server's queue, which then loses some: they are sent again, and
+-- Those that do not behave flood the queue of the server, which loses some: they are sent again, and
 -- what was answered late comes twice.
 local function ask_datagram(udp, text, asked)
   asked[text] = true
