@@ -63,6 +63,7 @@ FUZZ_OBJ := $(FUZZ_SRC:%.c=$(BUILD)/obj/%.o)
 MODULE := $(BUILD)/lunewire/core.so
 TESTS := $(BUILD)/core_tests
 GC_HOOKS := $(BUILD)/gc_hooks.so
+SOAK_SRC := spec/soak/heap.c
 HEAP := $(BUILD)/soak/heap.so
 LOAD := $(BUILD)/bench/load
 FLOORS := $(FLOOR_SRC:bench/servers/%.c=$(BUILD)/bench/%)
@@ -114,7 +115,7 @@ $(TESTS): $(CORE_OBJ) $(TEST_OBJ)
 	$(Q)$(LINK) -o $@ $^ $(LIBS)
 
 $(GC_HOOKS): $(BUILD)/obj/spec/gc_hooks.o
-$(HEAP): $(BUILD)/obj/spec/soak/heap.o
+$(HEAP): $(SOAK_SRC:%.c=$(BUILD)/obj/%.o)
 $(GC_HOOKS) $(HEAP):
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
@@ -147,7 +148,7 @@ $(CORE_OBJ) $(BINDING_OBJ) $(FLOOR_OBJ): EXTRA := -fvisibility=hidden
 $(TEST_OBJ): EXTRA := -Icsrc/core
 $(FUZZ_OBJ): EXTRA := -Icsrc/core -Ispec/core
 
--include $(BUILD)/obj/spec/soak/heap.d $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(LOAD_OBJ:.o=.d) \
+-include $(SOAK_SRC:%.c=$(BUILD)/obj/%.d) $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(LOAD_OBJ:.o=.d) \
   $(FLOOR_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)
 
 # ---- running and testing ------------------------------------------------------------
@@ -338,7 +339,7 @@ check-poller:
 check-format:
 	@echo "  FORMAT"
 	$(Q)clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(LOAD_SRC) \
-	  $(FLOOR_SRC) $(FUZZ_SRC) $(TORTURE_SRC) $(FAULT_SRC) $(HEADERS) $(wildcard spec/*.c)
+	  $(FLOOR_SRC) $(FUZZ_SRC) $(TORTURE_SRC) $(FAULT_SRC) $(SOAK_SRC) $(HEADERS) $(wildcard spec/*.c)
 
 check-tidy:
 	@echo "  TIDY  csrc"
