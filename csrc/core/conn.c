@@ -465,8 +465,9 @@ int conn_secure(struct conn *c, const struct link_tls_opts *o) {
   return 0;
 }
 
-int conn_advance(struct conn *c) {
-  link_tls_advance(c->link);
+int conn_advance(struct conn *c, bool *moved) {
+  bool any = link_tls_advance(c->link);
+  if (moved) *moved = any;
   return conn_handshake(c);
 }
 

@@ -210,8 +210,9 @@ struct link_tls_opts;
 int conn_secure(struct conn *c, const struct link_tls_opts *o);
 /* The handshake: 0: it is over, or there is none; ERR_AGAIN; otherwise why it failed. */
 int conn_handshake(struct conn *c);
-/* The same, after a step with what has come, though the link has reported nothing. */
-int conn_advance(struct conn *c);
+/* The same, after a step with what has come, though the link has reported nothing.  *moved: did it
+ * come further?  May be NULL. */
+int conn_advance(struct conn *c, bool *moved);
 static inline bool conn_is_up(const struct conn *c) { return !c->handshaking; }
 
 /* ---- ends ------------------------------------------------------------------------ */

@@ -74,7 +74,8 @@ static bool link_takes(struct conn *c, const struct iovec *v, int count, size_t 
 }
 
 static struct iovec unsent_piece(const struct conn *c) {
-  return (struct iovec){.iov_base = c->out.mem + c->out.head, .iov_len = buf_len(&c->out)};
+  size_t n = buf_len(&c->out);
+  return (struct iovec){.iov_base = n ? c->out.mem + c->out.head : NULL, .iov_len = n};
 }
 
 /* With nothing left to write, what the link held may have failed all the same. */

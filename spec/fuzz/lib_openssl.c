@@ -1,13 +1,10 @@
-/* What a target does to OpenSSL: a key and a certificate that are always the same, random numbers
- * that are none, so that a handshake is the same each time; and an allocator that does not ask
- * AddressSanitizer, which takes three quarters of the time otherwise.
- *
- * The key protects nothing: everybody has it.
- * What this is not: for anything but fuzzing. */
-#include "tls_pair.h"
+/* OpenSSL under a fuzz target: see lib_openssl.h. */
+#include "lib_openssl.h"
 
 #include <openssl/crypto.h>
 #include <openssl/rand.h>
+
+#include "fuzz.h"
 
 const char tls_key[] = "-----BEGIN PRIVATE KEY-----\n"
                        "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgSYMFUyoczzSwai21\n"
