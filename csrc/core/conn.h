@@ -42,6 +42,7 @@ extern const struct conn_limits conn_default_limits; /* 64 KiB, 1 MiB, 16 MiB, 2
 
 enum {
   CONN_READ_AHEAD = 64 * 1024, /* what is read for nobody before interest is dropped */
+  CONN_BEGUN = 16 * 1024,      /* of a long message, before it has memory of its own */
   CONN_WRITE_NOW = 64 * 1024,  /* unsent bytes that do not wait for the visit */
   CONN_LONG = 32 * 1024,       /* to copy more than that takes longer than a write of its own */
   CONN_PIECES = 3              /* of a long message, at most */

@@ -1,4 +1,4 @@
-/* A connection's output and its end: see conn.h. */
+/* A connection's output, its end, and what is known of it: see conn.h. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -365,6 +365,25 @@ int conn_close_write(struct conn *c) {
 
 bool conn_is_flushed(const struct conn *c) {
   return c->state == CONN_CLOSED || c->link_closed || c->out_end || (c->fin_sent && !conn_held(c));
+}
+
+/* ---- facts ----------------------------------------------------------------------- */
+
+void conn_name(const struct conn *c, bool peer, struct addr *a) {
+  if (peer)
+    *a = c->peer;
+  else if (!c->link || c->state != CONN_OPEN || c->link->ops->name(c->link, false, a) != 0)
+    *a = c->local;
+}
+
+/* Adopting is rare enough for a look at all of them. */
+bool conn_owns(const struct turn *t, int fd) {
+  for (const struct conn *c = t->first_conn; c; c = c->next) {
+    int own = -1;
+    if (c->link && !c->link_closed) c->link->ops->option(c->link, LINK_FD, false, &own);
+    if (own == fd && own >= 0) return true;
+  }
+  return false;
 }
 
 /* ---- when the state that owned everything goes away ------------------------------ */
