@@ -294,13 +294,15 @@ docs:
 # The library as it is, but what opens links gives faulty ones, put there by the linker.
 FAULT_SRC := $(sort $(wildcard spec/faults/*.c))
 FAULT_OBJ := $(FAULT_SRC:%.c=$(BUILD)/obj/%.o)
-FAULT_MODES := reads1 reads writes1 writes again delay all resets
+FAULT_WRAPS := world_uv_open link_pipe_open link_tls_open link_is_tls link_tls_is_silent \
+  link_tls_advance link_tls_fact link_tls_resumed link_tls_cert link_tls_cert_names
+FAULT_MODES := reads1 reads writes1 writes again delay all all+tls resets
 FAULT_SHORT := spec/conn_spec.lua spec/conn_tls13_spec.lua spec/conn_tls_pipe_spec.lua
 
 ifdef FAULTS
 $(MODULE): $(FAULT_OBJ)
 $(TESTS): $(filter-out %/lfaults.o,$(FAULT_OBJ))
-$(MODULE) $(TESTS): private LDFLAGS += -Wl,--wrap=world_uv_open -Wl,--wrap=link_pipe_open
+$(MODULE) $(TESTS): private LDFLAGS += $(FAULT_WRAPS:%=-Wl,--wrap=%)
 else
 $(TESTS): $(filter %/link_fault.o,$(FAULT_OBJ))
 endif
