@@ -8,7 +8,10 @@
 #   make valgrind   the tests again under valgrind (slow)
 #   make fuzz       fuzzes every target of spec/fuzz, FUZZ_SECONDS=60 each; FUZZ=name: only that one
 #   make fuzz-merge keeps of what it found the inputs that matter
-#   make soak       scale and soak, an hour: SOAK_SECONDS=600 is the mixed part alone
+#   make test-gc    the specs again with Lua's collector at its most aggressive, in three ways
+#   make test-apicheck   the specs again in a Lua that asserts what it expects of its callers
+#   make test-gc-short, test-apicheck-short   the hardest of these over the main specs, in a minute
+#   make soak       scale and soak, half an hour; SOAK_SECONDS=600 is its mixed part, ROWS=... some
 #   make soak-short  a little of it, in a minute
 #   make bench      installs peers and measures lunewire beside them, for 12 minutes
 #   make bench-quick   one short round of it: are all replies right?
@@ -17,7 +20,7 @@
 #   make install    into $(DESTDIR)$(PREFIX)
 #   make clean      removes build/
 #
-# test, sanitize and valgrind take SPEC=... to run only the files named; V=1 shows the commands.
+# All these take SPEC=... to run only the files named; V=1 shows the commands.
 # This is the only list of sources: the rockspec builds and installs through it.
 
 CLANG ?= clang
@@ -54,6 +57,7 @@ FLOOR_OBJ := $(FLOOR_SRC:%.c=$(BUILD)/obj/%.o)
 FUZZ_OBJ := $(FUZZ_SRC:%.c=$(BUILD)/obj/%.o)
 MODULE := $(BUILD)/lunewire/core.so
 TESTS := $(BUILD)/core_tests
+GC_HOOKS := $(BUILD)/gc_hooks.so
 SOAK_SRC := spec/soak/heap.c
 HEAP := $(BUILD)/soak/heap.so
 LOAD := $(BUILD)/bench/load
@@ -91,7 +95,7 @@ LINK = $(CC) $(CFLAGS) $(HARDEN_LINK) $(LTO) $(LDFLAGS)
 
 all: $(MODULE)
 	@:
-tests: $(TESTS) $(HEAP)
+tests: $(TESTS) $(GC_HOOKS) $(HEAP)
 	@:
 bench-build: $(LOAD) $(FLOORS) $(GO)
 	@:
@@ -105,7 +109,9 @@ $(TESTS): $(CORE_OBJ) $(TEST_OBJ)
 	@echo "  LINK  $@"
 	$(Q)$(LINK) -o $@ $^ $(LIBS)
 
+$(GC_HOOKS): $(BUILD)/obj/spec/gc_hooks.o
 $(HEAP): $(SOAK_SRC:%.c=$(BUILD)/obj/%.o)
+$(GC_HOOKS) $(HEAP):
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
 	$(Q)$(LINK) $(SHARED) -o $@ $^
@@ -134,7 +140,8 @@ $(BUILD)/flags: FORCE
 
 # The unit tests are a program, which shows its defaults to the sanitizers' library.
 $(CORE_OBJ) $(BINDING_OBJ) $(FLOOR_OBJ): EXTRA := -fvisibility=hidden
-$(TEST_OBJ) $(FUZZ_OBJ): EXTRA := -Icsrc/core
+$(TEST_OBJ): EXTRA := -Icsrc/core
+$(FUZZ_OBJ): EXTRA := -Icsrc/core -Ispec/core
 
 -include $(SOAK_SRC:%.c=$(BUILD)/obj/%.d) $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(LOAD_OBJ:.o=.d) \
   $(FLOOR_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)
@@ -192,6 +199,28 @@ fuzz: fuzz-build
 fuzz-merge: fuzz-build
 	@spec/fuzz/run --merge $(BUILD)/fuzzer $(or $(FUZZ),$(FUZZ_NAMES))
 
+# Lua in other modes of its own; in short over the specs that go through all of the binding.
+SHORT := cancel channel client co finalizer framing_lua lifetime options pool request run \
+  semaphore serve_udp server server_hooks start_tls stream task timer udp wait
+GC_MODES := gc-hooks gc-incremental gc-generational
+test-gc:
+	@.ci/need run test
+	@$(AGAIN) all tests bench-build
+	@failed=; for mode in $(GC_MODES); do \
+	  echo "== $$mode"; .ci/suite $$mode $(BUILD) $(SPEC) || failed=1; \
+	done; [ -z "$$failed" ]
+
+test-gc-short:
+	@$(AGAIN) test-gc GC_MODES=gc-hooks SPEC="$(SHORT:%=spec/%_spec.lua)"
+
+test-apicheck-short:
+	@$(AGAIN) test-apicheck SPEC="$(SHORT:%=spec/%_spec.lua)"
+
+test-apicheck:
+	@.ci/need run test apicheck
+	@$(AGAIN) all tests bench-build
+	@.ci/suite apicheck $(BUILD) $(SPEC)
+
 SOAK_SECONDS ?= 600
 SOAK = LUA_PATH="./lua/?.lua;./lua/?/init.lua;./?.lua;;" LUA_CPATH="./$(BUILD)/?.so;;" \
   $(LUA) spec/soak/main.lua
@@ -241,7 +270,7 @@ check-poller:
 check-format:
 	@echo "  FORMAT"
 	$(Q)clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(LOAD_SRC) \
-	  $(FLOOR_SRC) $(FUZZ_SRC) $(SOAK_SRC) $(HEADERS)
+	  $(FLOOR_SRC) $(FUZZ_SRC) $(SOAK_SRC) $(HEADERS) $(wildcard spec/*.c)
 
 check-tidy:
 	@echo "  TIDY  csrc"
@@ -271,3 +300,6 @@ clean:
 .PHONY: all tests run test sanitize valgrind fuzz fuzz-build fuzz-replay fuzz-merge bench \
   bench-quick bench-build docs check check-gcc check-clang check-poller check-format check-tidy \
   check-lua check-layout check-rock install clean FORCE
+.PHONY: all tests run test test-gc test-gc-short test-apicheck test-apicheck-short sanitize \
+  valgrind bench bench-quick bench-build docs check check-gcc check-clang check-poller \
+  check-format check-tidy check-lua check-layout check-rock install clean FORCE

@@ -121,7 +121,7 @@ describe("wire.adopt", function()
       for line in conn:lines() do conn:send(line:upper(), "\n") end
     ]]
     local inetd = support.peer(environment() .. " socat -d -d TCP-LISTEN:0,bind=127.0.0.1,fork "
-      .. "EXEC:'lua5.4 " .. script .. "',nofork")
+      .. "SYSTEM:'lua5.4 " .. script .. "; echo over >&2',nofork")
     local port
     repeat
       port = assert(inetd:line()):match "listening on .*:(%d+)$"
@@ -136,6 +136,10 @@ describe("wire.adopt", function()
       clients[i]:close_write()
       fails("EOF", clients[i]:recv(1, 10))
     end
+    local over = 0 -- none is to be killed on its way out
+    repeat
+      if assert(inetd:line()) == "over" then over = over + 1 end
+    until over == 3
     inetd:stop()
   end)
 

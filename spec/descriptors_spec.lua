@@ -4,7 +4,7 @@
 local support = require "spec.support"
 local wire = require "lunewire"
 
-local CLIENTS = ({ sanitize = 300, valgrind = 120 })[os.getenv "LUNEWIRE_SUITE"] or 1000
+local CLIENTS = support.sized(1000, 300, 120)
 local LIMIT = 64
 local TICKS = 100 -- of processor time, a second (USER_HZ)
 

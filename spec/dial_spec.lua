@@ -8,7 +8,7 @@ local tools = require "spec.conformance.tools"
 local wire = require "lunewire"
 
 local it, fails = support.it, support.fails
-local slowness = ({ sanitize = 4, valgrind = 20 })[os.getenv "LUNEWIRE_SUITE"] or 1
+local slowness = support.slowness
 
 local function unused_port()
   local server <close> = assert(wire.listen "127.0.0.1:0")

@@ -7,8 +7,8 @@
 local support = require "spec.support"
 local wire = require "lunewire"
 
-local CLIENTS = ({ sanitize = 100, valgrind = 20 })[os.getenv "LUNEWIRE_SUITE"] or 200
-local ROUNDS = tonumber(os.getenv "LUNEWIRE_DRAIN_ROUNDS") or (support.slowness > 4 and 2 or 5)
+local CLIENTS = support.sized(200, 100, 20)
+local ROUNDS = tonumber(os.getenv "LUNEWIRE_DRAIN_ROUNDS") or support.sized(5, 5, 2)
 local SEED = tonumber(os.getenv "LUNEWIRE_DRAIN_SEED")
 local DRAIN_SECONDS = 10 * support.slowness
 

@@ -4,7 +4,7 @@ local support = require "spec.support"
 local wire = require "lunewire"
 
 -- Under an observer each step costs many times more, and what is looked for shows with fewer.
-local CONNECTIONS = ({ sanitize = 1000, valgrind = 200 })[os.getenv "LUNEWIRE_SUITE"] or 5000
+local CONNECTIONS = support.sized(5000, 1000, 200)
 local PACKAGES = 10
 
 -- Prints its port and its descriptors; serves so many connections; prints the most that were

@@ -13,9 +13,16 @@ local census = require("lunewire.core").census
 
 local support = {}
 
--- A machine that checks every access is slower; limits grow with it.
-local slowness = ({ sanitize = 4, valgrind = 20 })[os.getenv "LUNEWIRE_SUITE"] or 1
+-- A machine that checks every access, or collects at every turn, is slower; limits grow with it.
+local slowness = ({ sanitize = 4, apicheck = 4, valgrind = 20, ["gc-hooks"] = 10,
+  ["gc-incremental"] = 10, ["gc-generational"] = 2 })[os.getenv "LUNEWIRE_SUITE"] or 1
 support.slowness = slowness
+
+-- How many, or how much: of these three as the machine is fast, slow, or very slow.
+function support.sized(fast, slow, very_slow)
+  return slowness == 1 and fast or slowness <= 4 and slow or very_slow
+end
+
 local DEFAULT_LIMIT = 10
 local SETTLE_SECONDS = 6 -- closing connections linger for 2 s
 
@@ -290,8 +297,9 @@ local function quote(text) return "'" .. text:gsub("'", "'\\''") .. "'" end
 local PEER = [[{ (
 %s
 ) </dev/null 2>&1; printf '\n%%d' $?; } | nc -N 127.0.0.1 %d >/dev/null 2>&1]]
--- The shell has a background command ignore SIGINT, which is not to reach the program.
-local START = "setsid env --default-signal=INT,QUIT timeout -k 1 %d sh -c %s "
+-- The shell has a background command ignore SIGINT, which is not to reach the program; nor is it to
+-- be spared SIGPIPE because somebody above is.
+local START = "setsid env --default-signal=INT,QUIT,PIPE timeout -k 1 %d sh -c %s "
   .. ">/dev/null 2>&1 </dev/null & echo $!"
 
 -- Starts a shell command; its standard input is empty unless it pipes something in.  Awaiting

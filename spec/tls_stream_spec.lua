@@ -226,3 +226,41 @@ describe("a record", function()
     far:close()
   end)
 end)
+
+-- ---- what the system did not take ---------------------------------------------------------
+
+describe("a peer that resets while records wait for the system to take them", function()
+  for _, version in ipairs(sessions.VERSIONS) do
+    -- All that was sent is sealed, and none of it is data of the connection any more.
+    local function with_records_held()
+      for _, transport in ipairs(support.transports) do
+        if "TLSv" .. (transport.tls or "") == version then
+          local client, server = transport.pair { limits = { high_water = 1 } }
+          client:option("send_buffer", 4096)
+          tools.fill(client)
+          return client, server
+        end
+      end
+    end
+
+    local function check_broken(result, _, code)
+      assert.is_nil(result)
+      assert.is_true(code == "EPIPE" or code == "ECONNRESET", code)
+    end
+
+    it("is told by flush, send and close over " .. version, function()
+      local client, server = with_records_held()
+      server:reset()
+      check_broken(client:flush(PATIENCE))
+      check_broken(client:send "x")
+      check_broken(client:close())
+    end)
+
+    support.it_outside("is told by close outside a task over " .. version, function()
+      local client, server
+      wire.run(function() client, server = with_records_held() end)
+      server:reset()
+      check_broken(client:close())
+    end)
+  end
+end)

@@ -88,6 +88,16 @@ void buf_consume(struct buf *b, size_t n) {
     b->head += n;
 }
 
+void buf_settle(struct buf *b, size_t slack) {
+  size_t len = buf_len(b);
+  if (b->cap <= slack || b->cap - slack <= 2 * len || len == 0) return;
+  buf_move(b, 0);
+  char *mem = realloc(b->mem, len);
+  if (!mem) return;
+  b->mem = mem;
+  b->cap = len;
+}
+
 void buf_fini(struct buf *b) {
   free(b->mem);
   *b = (struct buf){0};
@@ -123,7 +133,7 @@ static void take_spare(struct buf *b, struct spares *s) {
 
 /* An empty queue holds no memory, not even when there is no more of it. */
 char *buf_reserve_with(struct buf *b, size_t n, size_t most, struct spares *s) {
-  if (b->cap == 0 && s->first) take_spare(b, s);
+  if (b->cap == 0 && s->first && s->first->size / 2 <= most) take_spare(b, s);
   char *room = buf_reserve(b, n, most);
   if (!room && buf_len(b) == 0) buf_recycle(b, s);
   return room;

@@ -42,6 +42,10 @@ int buf_prepend(struct buf *b, const void *data, size_t n);
 /* Takes min(n, buf_len) bytes off the head. */
 void buf_consume(struct buf *b, size_t n);
 
+/* The bytes are to stay a while: memory is given back that is more than twice what they take, and
+ * `slack`. */
+void buf_settle(struct buf *b, size_t slack);
+
 /* Empties the queue and frees its memory; it may be used again. */
 void buf_fini(struct buf *b);
 
@@ -55,7 +59,8 @@ enum { SPARES_MOST = 2 * (1024 + 64) * 1024 }; /* two long messages, and room fo
 
 /* buf_fini(), but the memory is kept for another if there is room. */
 void buf_recycle(struct buf *b, struct spares *s);
-/* buf_reserve(), but a queue without memory begins with a piece, if there is one. */
+/* buf_reserve(), but a queue without memory begins with a piece, if there is one that is no larger
+ * than twice `most`. */
 char *buf_reserve_with(struct buf *b, size_t n, size_t most, struct spares *s);
 void spares_fini(struct spares *s);
 

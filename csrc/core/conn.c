@@ -247,15 +247,15 @@ static int fill_page(struct conn *c) {
 
 /* What is in the page of a long message goes to memory that is large enough at once, if there is
  * some. */
-static int spill_into_spare(struct conn *c) {
-  if (has_page(c) && !buf_reserve_with(&c->in, PAGE_SIZE_BYTES, SIZE_MAX, &c->turn->spares))
+static int spill_into_spare(struct conn *c, size_t most) {
+  if (has_page(c) && !buf_reserve_with(&c->in, PAGE_SIZE_BYTES, most, &c->turn->spares))
     return ERR_NOMEM;
   return conn_spill(c);
 }
 
 /* A long message goes where it will stay: memory grows as it comes, and never past its end. */
 static int fill_tail(struct conn *c, size_t have, size_t most) {
-  int r = spill_into_spare(c);
+  int r = spill_into_spare(c, most);
   if (r) return r;
   size_t left = most - have, step = have < PAGE_SIZE_BYTES ? PAGE_SIZE_BYTES : have;
   char *to = buf_reserve_with(&c->in, step < left ? step : left, most, &c->turn->spares);

@@ -57,6 +57,8 @@ static void write_done(struct conn *c, size_t done) {
     buf_recycle(&c->out, &c->turn->spares);
   else
     buf_consume(&c->out, done);
+  if (!c->blocked)
+    buf_settle(&c->out, CONN_WRITE_NOW); /* it may stay for as long as the peer likes */
   note_blocked(c, buf_len(&c->out) > 0 || conn_held(c) > 0);
   if (c->writers.first) waitq_wake_first(&c->writers);
 }
@@ -75,10 +77,12 @@ static struct iovec unsent_piece(const struct conn *c) {
   return (struct iovec){.iov_base = c->out.mem + c->out.head, .iov_len = buf_len(&c->out)};
 }
 
+/* With nothing left to write, what the link held may have failed all the same. */
 static void write_out(struct conn *c) {
   struct iovec v = unsent_piece(c);
   size_t taken = 0;
-  if (v.iov_len == 0 || link_takes(c, &v, 1, &taken)) write_done(c, taken);
+  bool any = v.iov_len > 0, asks = any || c->link->ops->held;
+  if (!asks || link_takes(c, &v, any, &taken)) write_done(c, taken);
 }
 
 /* Copies the pieces to `to`, but for the first `skip` bytes -> how many that are. */

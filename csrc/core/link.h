@@ -55,7 +55,8 @@ struct link_ops {
    * where nobody can tell. */
   size_t (*in_flight)(struct link *);
   /* Bytes taken by write that the system has not taken yet; ready(LINK_OUT) comes when there are
-   * none.  NULL: there never are any. */
+   * none, and a write of nothing (count = 0) tells whether they failed: 0 or a code.  NULL: there
+   * never are any. */
   size_t (*held)(struct link *);
   /* More than its code about the failure of this link, or NULL; a static text.  NULL: never. */
   const char *(*explain)(struct link *);

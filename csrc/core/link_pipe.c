@@ -131,6 +131,19 @@ static void piece_append(struct pipe_end *e, struct piece *p) {
   e->held += p->len;
 }
 
+/* The first end stays, as on a socket: a reset behind an orderly end is not seen by a reader. */
+static void end_input(struct pipe_end *e, int why) {
+  if (!e->in_end) e->in_end = why;
+  report_if_ready(e);
+}
+
+/* Bytes are lost for want of memory: the peer, which waits for them, must hear of it. */
+static int break_off(struct pipe_end *e) {
+  e->out_end = ERR_NOMEM;
+  end_input(e->peer, ERR_RESET);
+  return ERR_NOMEM;
+}
+
 static ptrdiff_t pipe_write(struct link *l, const struct iovec *v, int count) {
   struct pipe_end *e = end_of(l);
   if (e->out_end) return e->out_end;
@@ -138,19 +151,13 @@ static ptrdiff_t pipe_write(struct link *l, const struct iovec *v, int count) {
   if (room == 0) return ERR_AGAIN;
   if (n > room) n = room;
   struct piece *p = piece_new(v, n);
-  if (!p) return ERR_NOMEM;
+  if (!p) return break_off(e);
   piece_append(e->peer, p);
   report_if_ready(e->peer);
   return (ptrdiff_t)n;
 }
 
 /* ---- ends ------------------------------------------------------------------------ */
-
-/* The first end stays, as on a socket: a reset behind an orderly end is not seen by a reader. */
-static void end_input(struct pipe_end *e, int why) {
-  if (!e->in_end) e->in_end = why;
-  report_if_ready(e);
-}
 
 static int pipe_shut(struct link *l) {
   struct pipe_end *e = end_of(l);

@@ -47,7 +47,7 @@ static size_t write_below(struct link_tls *t, const char *data, size_t n) {
   ptrdiff_t r = t->below->ops->write(t->below, &v, 1);
   if (r >= 0) return (size_t)r;
   if (r == ERR_AGAIN) return 0;
-  t->out_end = (int)r;
+  t->out_end = t->lost = (int)r;
   return n;
 }
 
@@ -258,6 +258,7 @@ static size_t write_records(struct link_tls *t, struct pieces p) {
 static ptrdiff_t link_tls_write(struct link *l, const struct iovec *v, int count) {
   struct link_tls *t = tls_of(l);
   bool dry, fed = t->stuck;
+  if (count == 0) return t->lost;
   if (t->phase == HANDSHAKE) return ERR_AGAIN;
   if (!t->out_end && buf_len(&t->sealed)) flush(t);
   if (t->out_end) return t->out_end;
@@ -266,7 +267,7 @@ static ptrdiff_t link_tls_write(struct link *l, const struct iovec *v, int count
   if (fed && feed(t, PAGE_SIZE_BYTES, &dry) != 0) return unstick(t);
   size_t total = write_records(t, (struct pieces){.v = v, .count = count});
   if (fed) unfeed(t);
-  if (total) return (ptrdiff_t)total;
+  if (total && !t->lost) return (ptrdiff_t)total;
   return t->out_end ? t->out_end : ERR_AGAIN;
 }
 
@@ -286,7 +287,7 @@ static int link_tls_shut(struct link *l) {
     SSL_shutdown(t->ssl);
   }
   flush(t);
-  return 0;
+  return t->lost;
 }
 
 static size_t link_tls_in_flight(struct link *l) {

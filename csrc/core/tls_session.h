@@ -32,6 +32,7 @@ struct link_tls {
   const char *detail;
   int end;     /* of reading, sticky: ERR_EOF or a code; 0: not yet */
   int out_end; /* why nothing can be written any more; 0: it can */
+  int lost;    /* why what was sealed did not get out, and nothing will: of the link below, or 0 */
   uint8_t phase, wanted;
   bool server, shut, below_shut;
   bool starved;          /* the session asked for more than it was fed */

@@ -89,7 +89,7 @@ static void note_fullness(struct lserver *ls) {
   server_set_full(&ls->s, ls->alive >= ls->max_conns);
 }
 
-int serve_adopt(lua_State *L, struct lserver *ls, int ls_idx, int idx) {
+static int adopt(lua_State *L, struct lserver *ls, int ls_idx, int idx) {
   struct conn *c = check_conn(L, ls->rt, idx);
   bool accepted = is_accepted(L, ls, ls_idx, idx);
   if (c->keeper) return ERR_AGAIN; /* on_accept gave it to a server itself */
@@ -108,6 +108,50 @@ int serve_adopt(lua_State *L, struct lserver *ls, int ls_idx, int idx) {
   return 0;
 }
 
+void serve_spawn_hook(lua_State *L, struct lserver *ls, int nargs, int closes) {
+  task_spawn(L, ls->rt, nargs, closes)->serves = ls;
+  ls->handlers++;
+}
+
+/* [-0, +1] The handler runs with the Conn at idx, in a task that closes it when it ends. */
+static void spawn_handler(lua_State *L, struct lserver *ls, int ls_idx, int idx) {
+  lua_getiuservalue(L, ls_idx, SERVER_HANDLER);
+  lua_pushvalue(L, idx);
+  lua_pushvalue(L, ls_idx);
+  serve_spawn_hook(L, ls, 2, idx);
+}
+
+/* Protected: [server, Conn, is it to be secured] -> [code, the handler's task | nil] */
+static int enter(lua_State *L) {
+  struct lserver *ls = lua_touserdata(L, 1);
+  bool secured = lua_toboolean(L, 3);
+  int r = adopt(L, ls, 1, 2);
+  if (r == 0 && secured && (r = hello_begin(L, ls, 2)) == 0) r = ERR_AGAIN;
+  lua_pushinteger(L, r);
+  if (r == 0 && ls->s.on_ready)
+    spawn_handler(L, ls, 1, 2);
+  else
+    lua_pushnil(L);
+  return 2;
+}
+
+/* [-0, +1] the handler's task or nil -> code  An error is passed on, and costs the connection at
+ * once: nobody would come to close it until the collector does. */
+static int enter_or_reset(lua_State *L, int ls_idx, int idx, bool secured) {
+  lua_pushcfunction(L, enter);
+  lua_pushvalue(L, ls_idx);
+  lua_pushvalue(L, idx);
+  lua_pushboolean(L, secured);
+  if (lua_pcall(L, 3, 2, 0) != LUA_OK) {
+    const struct lconn *lc = lua_touserdata(L, idx);
+    conn_reset(lc->c);
+    return lua_error(L);
+  }
+  int r = (int)lua_tointeger(L, -2);
+  lua_remove(L, -2);
+  return r;
+}
+
 int serve_admit(lua_State *L, struct lserver *ls, int ls_idx, int idx, struct link *l,
                 const struct addr *peer) {
   lua_getiuservalue(L, ls_idx, SERVER_FRAMING);
@@ -115,22 +159,13 @@ int serve_admit(lua_State *L, struct lserver *ls, int ls_idx, int idx, struct li
   lua_pop(L, 1);
   if (r) return r;
   check_conn(L, ls->rt, idx)->accepted = true;
-  r = serve_adopt(L, ls, ls_idx, idx);
-  if (r || !ls->tls) return r;
-  r = hello_begin(L, ls, idx);
-  return r ? r : ERR_AGAIN;
+  r = enter_or_reset(L, ls_idx, idx, ls->tls != NULL);
+  lua_pop(L, 1);
+  return r;
 }
 
-void serve_spawn_hook(lua_State *L, struct lserver *ls, int nargs, int closes) {
-  task_spawn(L, ls->rt, nargs, closes)->serves = ls;
-  ls->handlers++;
-}
-
-void serve_spawn(lua_State *L, struct lserver *ls, int ls_idx, int idx) {
-  lua_getiuservalue(L, ls_idx, SERVER_HANDLER);
-  lua_pushvalue(L, idx);
-  lua_pushvalue(L, ls_idx);
-  serve_spawn_hook(L, ls, 2, idx);
+int serve_handle(lua_State *L, int ls_idx, int idx) {
+  return enter_or_reset(L, ls_idx, idx, false);
 }
 
 void serve_task_ended(struct lserver *ls) {
@@ -155,7 +190,6 @@ static void accept_one(lua_State *L, struct incoming *in, int ls_idx) {
   in->link = NULL;
   int r = serve_admit(L, ls, ls_idx, idx, l, &in->peer);
   if (r == ERR_NOMEM) luaL_error(L, "accept: not enough memory");
-  if (r == 0) serve_spawn(L, ls, ls_idx, idx);
   lua_settop(L, ls_idx);
 }
 
@@ -183,7 +217,7 @@ static void drop_incoming(struct incoming *in) {
 
 void serve_backlog(lua_State *L, struct lserver *ls, int most) {
   for (struct incoming in = {.ls = ls, .most = most}; in.most > 0; in.most--) {
-    rt_protect(L, accept_some, &in);
+    rt_protect(L, accept_some, &in, 0);
     drop_incoming(&in);
   }
 }
@@ -228,7 +262,7 @@ static void deal_with_pause(struct lserver *ls) {
     ls->noted = now;
     complain(ls);
   }
-  if (ls->pause_code && !ls->collected) rt_protect(ls->rt->driver, collect, ls);
+  if (ls->pause_code && !ls->collected) rt_protect(ls->rt->driver, collect, ls, 0);
   ls->pause_code = 0;
 }
 
@@ -264,18 +298,25 @@ static void push_ended(lua_State *L, const struct lserver *ls, const struct conn
   lconn_push(L, ls->rt, c);
 }
 
-/* Protected: on_close(conn, message, code) in a task of its own. */
+/* Protected: [server, connection]  on_close(conn, message, code) in a task of its own. */
 static int tell_close(lua_State *L) {
   struct lserver *ls = lua_touserdata(L, 1);
-  struct conn *c = ls->first_ended;
-  ls->first_ended = c->next_ended;
-  if (!ls->first_ended) ls->last_ended = NULL;
+  const struct conn *c = lua_touserdata(L, 2);
   push_hook(L, push_server(L, ls), SERVER_ON_CLOSE);
   push_ended(L, ls, c);
   conn_push_failure(L, c);
-  conn_drop(c, CONN_OF_KEEPER);
   serve_spawn_hook(L, ls, 3, 0);
   return 0;
+}
+
+/* Whether that can be told or not, the connection is the server's no more. */
+static void deal_with_ended(lua_State *L, struct lserver *ls) {
+  struct conn *c = ls->first_ended;
+  ls->first_ended = c->next_ended;
+  if (!ls->first_ended) ls->last_ended = NULL;
+  lua_pushlightuserdata(L, c);
+  rt_protect(L, tell_close, ls, 1);
+  conn_drop(c, CONN_OF_KEEPER);
 }
 
 /* Protected. */
@@ -289,21 +330,28 @@ static int tell_exit(lua_State *L) {
   return 0;
 }
 
-/* Protected: a handshake is over. */
+/* Protected: [server, Conn]  Its handshake is over. */
 static int tell_hello(lua_State *L) {
   struct lserver *ls = lua_touserdata(L, 1);
-  int ls_idx = push_server(L, ls);
-  if (!hello_pop(L, ls)) return 0;
-  struct conn *c = check_conn(L, ls->rt, ls_idx + 1);
-  if (conn_is_open(c)) serve_spawn(L, ls, ls_idx, ls_idx + 1);
-  if (ls->begun) conn_drain(c);
+  spawn_handler(L, ls, push_server(L, ls), 2);
   return 0;
+}
+
+/* [Conn] -> [] */
+static void serve_secured(lua_State *L, struct lserver *ls) {
+  struct conn *c = ((const struct lconn *)lua_touserdata(L, -1))->c;
+  if (!conn_is_open(c))
+    lua_pop(L, 1);
+  else if (!rt_protect(L, tell_hello, ls, 1))
+    conn_reset(c); /* nobody else would come to close it */
+  else if (ls->begun)
+    conn_drain(c);
 }
 
 /* With a handler they are served; otherwise they wait for who accepts, as long as that may be. */
 static void deal_with_hellos(struct lserver *ls) {
   if (ls->s.on_ready)
-    while (ls->first_hello) rt_protect(ls->rt->driver, tell_hello, ls);
+    while (hello_pop(ls->rt->driver, ls)) serve_secured(ls->rt->driver, ls);
   else if (server_is_open(&ls->s))
     waitq_wake_first(&ls->s.accepters);
   else
@@ -326,11 +374,11 @@ static void settle(struct job *j) {
   struct rt *rt = ls->rt;
   deal_with_pause(ls);
   if (ls->first_hello) deal_with_hellos(ls);
-  while (ls->first_ended) rt_protect(rt->driver, tell_close, ls);
+  while (ls->first_ended) deal_with_ended(rt->driver, ls);
   if (server_is_open(&ls->s) || ls->handlers) return;
   if (!ls->exited) {
     ls->exited = true;
-    rt_protect(rt->driver, tell_exit, ls);
+    rt_protect(rt->driver, tell_exit, ls, 0);
     waitq_wake_all(&ls->watchers, 0);
   }
   if (ls->alive) return;

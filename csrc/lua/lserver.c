@@ -110,9 +110,8 @@ static int l_handle(lua_State *L) {
   if (!conn_is_open(c) || !server_is_open(&ls->s))
     return server_failed(L, ls, "handle", ERR_CLOSED);
   if (c->keeper) return luaL_error(L, "handle: the connection belongs to a server already");
-  if (serve_adopt(L, ls, 1, 2) != 0)
+  if (serve_handle(L, 1, 2) != 0)
     return push_failure(L, "handle", NULL, "refused by on_accept", ERR_REFUSED);
-  serve_spawn(L, ls, 1, 2);
   return 1;
 }
 

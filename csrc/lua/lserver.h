@@ -57,17 +57,16 @@ void serve_stop(struct lserver *ls);
 /* The userdata goes away. */
 void serve_fini(struct lserver *ls);
 /* The link becomes that of the new Conn at idx, a connection of the server at ls_idx, unless
- * on_accept refuses it.  0; ERR_AGAIN: it was refused, or its handshake has begun, and the Conn at
- * idx is not the caller's; ERR_NOMEM. */
+ * on_accept refuses it; its handler begins, if the server has one.  0; ERR_AGAIN: it was refused,
+ * or its handshake has begun, and the Conn at idx is not the caller's; ERR_NOMEM. */
 int serve_admit(lua_State *L, struct lserver *ls, int ls_idx, int idx, struct link *l,
                 const struct addr *peer);
-/* The same for a Conn that has its link. */
-int serve_adopt(lua_State *L, struct lserver *ls, int ls_idx, int idx);
+/* The same for a Conn that has its link, which is not secured: [-0, +1] the handler's task, or nil.
+ * Both reset the connection if they raise an error. */
+int serve_handle(lua_State *L, int ls_idx, int idx);
 /* [-(1 + nargs), +1] Runs a function in a task that the server waits for at its end. closes: as of
  * task_spawn. */
 void serve_spawn_hook(lua_State *L, struct lserver *ls, int nargs, int closes);
-/* [-0, +1] The handler runs with the Conn at idx, in a task that closes it when it ends. */
-void serve_spawn(lua_State *L, struct lserver *ls, int ls_idx, int idx);
 /* Takes what is in the backlog, `most` connections at most. */
 void serve_backlog(lua_State *L, struct lserver *ls, int most);
 

@@ -46,7 +46,8 @@ static int spawn_quit(lua_State *L) {
 
 static void run_quit(struct job *j) {
   struct rt *rt = rt_of_quit((struct quit *)(void *)((char *)j - offsetof(struct quit, job)));
-  rt_protect(rt->driver, spawn_quit, rt);
+  if (!rt_protect(rt->driver, spawn_quit, rt, 0))
+    job_queue(&rt->turn, j); /* once there is memory */
 }
 
 /* Watches what has to be watched now.  A system that refuses leaves its own action. */
@@ -128,7 +129,7 @@ static int signal_fire(lua_State *L) {
 
 static void signal_run(struct job *j) {
   struct lsignal *ls = (struct lsignal *)(void *)((char *)j - offsetof(struct lsignal, job));
-  rt_protect(ls->rt->driver, signal_fire, ls);
+  rt_protect(ls->rt->driver, signal_fire, ls, 0);
 }
 
 static void signal_end(lua_State *L, struct lsignal *ls) {

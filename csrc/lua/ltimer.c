@@ -93,26 +93,29 @@ static void fire_last(struct ltimer *lt) {
   job_queue(&lt->rt->turn, &lt->job);
 }
 
-/* Protected: [light userdata timer] */
+/* Protected: [light userdata timer, timer] */
 static int timer_fire(lua_State *L) {
-  struct ltimer *lt = lua_touserdata(L, 1);
+  spawn_run(L, lua_touserdata(L, 1), 2);
+  return 0;
+}
+
+/* What becomes of the timer does not depend on whether its function could be run. */
+static void timer_run(struct job *j) {
+  struct ltimer *lt = timer_of_job(j);
+  lua_State *L = lt->rt->driver;
   if (!lt->active) {
     timer_end(L, lt);
-    return 0;
+    return;
   }
   rt_push_anchored(L, lt->rt, lt->ref);
-  int idx = lua_gettop(L);
   if (lt->interval > 0)
     rearm(L, lt);
   else
     fire_last(lt);
-  if (!lt->last || task_ended(lt->last)) spawn_run(L, lt, idx);
-  return 0;
-}
-
-static void timer_run(struct job *j) {
-  struct ltimer *lt = timer_of_job(j);
-  rt_protect(lt->rt->driver, timer_fire, lt);
+  if (!lt->last || task_ended(lt->last))
+    rt_protect(L, timer_fire, lt, 1);
+  else
+    lua_pop(L, 1);
 }
 
 /* ---- methods ---------------------------------------------------------------------- */

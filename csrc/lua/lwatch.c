@@ -24,20 +24,22 @@ static void on_ended(struct attachment *a) {
   job_queue(&w->rt->turn, &w->job);
 }
 
-/* Protected: [light userdata watch] */
+/* Protected: [light userdata runtime, function] */
 static int watch_fire(lua_State *L) {
-  struct lwatch *w = lua_touserdata(L, 1);
-  rt_push_anchored(L, w->rt, w->ref);
-  lua_getiuservalue(L, -1, 1);
-  rt_release(L, w->rt, w->ref);
-  w->ref = LUA_NOREF;
-  task_spawn(L, w->rt, 0, 0);
+  task_spawn(L, lua_touserdata(L, 1), 0, 0);
   return 0;
 }
 
 static void watch_run(struct job *j) {
   struct lwatch *w = watch_of_job(j);
-  rt_protect(w->rt->driver, watch_fire, w);
+  struct rt *rt = w->rt;
+  lua_State *L = rt->driver;
+  rt_push_anchored(L, rt, w->ref);
+  lua_getiuservalue(L, -1, 1);
+  lua_replace(L, -2);
+  rt_release(L, rt, w->ref);
+  w->ref = LUA_NOREF;
+  rt_protect(L, watch_fire, rt, 1);
 }
 
 static int lwatch_gc(lua_State *L) {

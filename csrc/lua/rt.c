@@ -51,12 +51,15 @@ void rt_drive_until(lua_State *L, struct rt *rt, bool (*done)(void *), void *arg
   while (!done(arg) && rt_step(L, rt)) continue;
 }
 
-void rt_protect(lua_State *L, lua_CFunction f, void *p) {
+bool rt_protect(lua_State *L, lua_CFunction f, void *p, int nargs) {
   lua_pushcfunction(L, f);
+  lua_insert(L, -1 - nargs);
   lua_pushlightuserdata(L, p);
-  if (lua_pcall(L, 1, 0, 0) == LUA_OK) return;
+  lua_insert(L, -1 - nargs);
+  if (lua_pcall(L, 1 + nargs, 0, 0) == LUA_OK) return true;
   fprintf(stderr, "lunewire: %s\n", lua_tostring(L, -1));
   lua_pop(L, 1);
+  return false;
 }
 
 static void main_wake(struct job *j) {

@@ -133,8 +133,9 @@ static inline void rt_set_metatable(lua_State *L, int ref) {
   lua_rawgeti(L, LUA_REGISTRYINDEX, ref);
   lua_setmetatable(L, -2);
 }
-/* Runs f(p) with errors kept from the caller: they are reported. For jobs, on the driver. */
-void rt_protect(lua_State *L, lua_CFunction f, void *p);
+/* [-nargs, +0] Runs f(p, arguments) with errors kept from the caller: they are reported. For jobs,
+ * on the driver. false: it failed, maybe for want of memory before it began. */
+bool rt_protect(lua_State *L, lua_CFunction f, void *p, int nargs);
 /* Runs turns until done(arg), outside any task. */
 void rt_drive_until(lua_State *L, struct rt *rt, bool (*done)(void *), void *arg);
 /* The same as wire.run does it: signals end it. */

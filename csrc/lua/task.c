@@ -106,7 +106,8 @@ static int on_message(lua_State *L) {
 
 /* [err, traceback, task] */
 static int report_to_stderr(lua_State *L) {
-  fprintf(stderr, "lunewire: uncaught error in a task: %s\n", luaL_tolstring(L, 2, NULL));
+  int what = lua_isnil(L, 2) ? 1 : 2; /* there was no memory for a traceback */
+  fprintf(stderr, "lunewire: uncaught error in a task: %s\n", luaL_tolstring(L, what, NULL));
   return 0;
 }
 
@@ -258,14 +259,14 @@ static int note_stray(lua_State *L) {
 /* The task ended outside its body: Lua's own yield, which nobody could ever resume, or no
  * memory for the body itself. */
 static void task_broke(struct task *t, bool stray) {
-  if (stray) rt_protect(t->rt->driver, note_stray, t);
+  if (stray) rt_protect(t->rt->driver, note_stray, t, 0);
   close_own_conn(t);
   if (!stray) lua_resetthread(t->co);
   t->outcome = TASK_FAILED;
   if (t->reporting)
     complain(STRAY_YIELD);
   else if (!t->joiners.first && !t->awaited)
-    rt_protect(t->rt->driver, spawn_report, t);
+    rt_protect(t->rt->driver, spawn_report, t, 0);
 }
 
 static void task_run(struct job *j) {

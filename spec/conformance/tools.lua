@@ -2,6 +2,7 @@
 -- that a test begins with, and to run tasks beside it.
 -- What this is not: a test, or anything of use without a connection (support.lua).
 local assert = require "luassert"
+local support = require "spec.support"
 local wire = require "lunewire"
 
 local tools = {}
@@ -16,7 +17,7 @@ end
 -- Not before its time, and not out of all proportion later.
 function tools.took(seconds, elapsed)
   assert.is_true(elapsed >= seconds * 0.8, "too early: " .. elapsed)
-  assert.is_true(elapsed < seconds + 5, "too late: " .. elapsed)
+  assert.is_true(elapsed < seconds + 5 * support.slowness, "too late: " .. elapsed)
 end
 
 -- Sends and has it handed over.
@@ -44,7 +45,7 @@ end
 
 -- Runs until the condition holds.
 function tools.await(condition)
-  local give_up = wire.now() + 5
+  local give_up = wire.now() + 5 * support.slowness
   while not condition() do
     assert(wire.now() < give_up, "what was awaited never came")
     wire.sleep(0.001)
@@ -62,7 +63,7 @@ end
 
 -- The results of a task that must end well.
 function tools.result(task)
-  local results = table.pack(task:join(8))
+  local results = table.pack(task:join(8 * support.slowness))
   assert(results[1], results[2])
   return table.unpack(results, 2, results.n)
 end

@@ -205,6 +205,24 @@ TEST(agrees_with_a_plain_array) {
   buf_fini(&b);
 }
 
+TEST(what_stays_gives_back_memory_that_it_does_not_need) {
+  struct buf b = {0};
+  char *room = buf_reserve(&b, 1000000, SIZE_MAX);
+  REQUIRE(room != NULL);
+  memcpy(room + 500, "kept", 4);
+  buf_commit(&b, 504);
+  buf_consume(&b, 500);
+  buf_settle(&b, 1000000);
+  CHECK(b.cap >= 1000000); /* as much may stay */
+  buf_settle(&b, 1000);
+  CHECK(b.cap <= 1008);
+  CHECK_EQ(buf_len(&b), 4);
+  CHECK(memcmp(buf_data(&b), "kept", 4) == 0);
+  buf_fini(&b);
+  buf_settle(&b, 0);
+  CHECK(holds_nothing(&b));
+}
+
 /* ---- spares ---------------------------------------------------------------------- */
 
 TEST(memory_is_used_again_in_the_size_it_has) {
@@ -224,6 +242,22 @@ TEST(memory_is_used_again_in_the_size_it_has) {
   REQUIRE(buf_reserve_with(&c, 1, SIZE_MAX, &s) != NULL); /* there is none: its own */
   CHECK(c.mem != mem);
   buf_fini(&c);
+  buf_fini(&b);
+  spares_fini(&s);
+}
+
+TEST(memory_of_more_than_twice_the_most_is_not_taken) {
+  struct spares s = {0};
+  struct buf a = {0}, b = {0};
+  REQUIRE(buf_reserve(&a, 10000, SIZE_MAX) != NULL);
+  size_t cap = a.cap;
+  buf_recycle(&a, &s);
+  REQUIRE(buf_reserve_with(&b, 10, cap / 2 - 1, &s) != NULL);
+  CHECK(b.cap < cap);
+  CHECK_EQ(s.bytes, cap);
+  buf_fini(&b);
+  REQUIRE(buf_reserve_with(&b, 10, cap / 2, &s) != NULL);
+  CHECK_EQ(b.cap, cap);
   buf_fini(&b);
   spares_fini(&s);
 }

@@ -223,3 +223,28 @@ static void tickets(struct wire *w, struct store *s) {
 }
 
 TEST(one_call_reads_no_more_although_nothing_of_it_is_data) { with_store(tickets); }
+
+/* ---- a broken wire -------------------------------------------------------------------- */
+
+static ptrdiff_t broken_write(struct link *l, const struct iovec *v, int count) {
+  (void)l, (void)v, (void)count;
+  return ERR_PIPE;
+}
+
+static int broken_shut(struct link *l) {
+  (void)l;
+  return ERR_PIPE;
+}
+
+/* Nobody is to believe that his bytes have left. */
+static void breaks(struct wire *w, struct store *s) {
+  static const struct link_ops broken = {
+      .write = broken_write, .shut = broken_shut, .want = store_want};
+  s->link.ops = &broken;
+  CHECK_EQ(probe_send(&w->client, "lost"), ERR_PIPE);
+  CHECK_EQ(probe_send(&w->client, "lost"), ERR_PIPE);
+  CHECK_EQ(w->client.link->ops->shut(w->client.link), ERR_PIPE);
+  CHECK_EQ(w->server.link->ops->shut(w->server.link), ERR_PIPE); /* its close_notify */
+}
+
+TEST(a_write_or_an_end_that_goes_nowhere_says_so_at_once) { with_store(breaks); }

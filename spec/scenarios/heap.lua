@@ -1,0 +1,67 @@
+-- Servers in a process of their own whose memory is measured to the byte: what the library, OpenSSL
+-- and the system's library hold, without Lua's own.
+-- What this is not: a test, or of use where every block is observed (heap.possible is false then).
+local child = require "spec.scenarios.child"
+local pki = require "spec.pki"
+local support = require "spec.support"
+
+local heap = {}
+
+-- Under a sanitizer or valgrind the observer has malloc's place.
+heap.possible = support.slowness == 1
+
+local COMPILE <const> = "cc -O1 -shared -fPIC -Wall -Wextra -D_GNU_SOURCE "
+  .. "$(pkg-config --cflags lua5.4) -o %s spec/scenarios/heap.c"
+
+-- The module, which goes with the other scratch files.
+local function module()
+  local name = pki.scratch "heap.so"
+  if not io.open(name) then assert(os.execute(COMPILE:format(name))) end
+  return name
+end
+
+-- "mark" begins the most anew.
+local PRELUDE <const> = [[
+local heap = require "heap"
+function commands.held()
+  collectgarbage()
+  collectgarbage()
+  return heap.held() .. " " .. heap.peak()
+end
+function commands.mark()
+  local answer = commands.held()
+  heap.mark()
+  return answer
+end
+]]
+
+local function quote(text) return "'" .. text:gsub("'", "'\\''") .. "'" end
+
+local function run(text, ...)
+  local so, name = module(), os.tmpname()
+  local file <close> = assert(io.open(name, "w"))
+  assert(file:write(text))
+  local words = { "LD_PRELOAD=" .. so, "LUA_PATH=" .. quote(package.path),
+    "LUA_CPATH=" .. quote(so:gsub("heap%.so$", "?.so;") .. package.cpath), "exec lua5.4", name }
+  for _, argument in ipairs { ... } do words[#words + 1] = quote(tostring(argument)) end
+  local peer = support.peer(table.concat(words, " "), 60)
+  peer.file = name
+  return peer
+end
+
+-- As child.start, for a script that may be asked what it holds.
+function heap.start(script, ...) return child.start_by(run, PRELUDE .. script, ...) end
+
+-- -> bytes held now, the most since the last mark
+function heap.held(process)
+  local held, peak = process:ask("held"):match "^(%d+) (%d+)$"
+  return tonumber(held), tonumber(peak)
+end
+
+-- From here on the most is counted anew -> bytes held now
+function heap.mark(process)
+  process:ask "held" -- what this very exchange needs is there
+  return tonumber(process:ask("mark"):match "^%d+")
+end
+
+return heap
