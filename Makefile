@@ -16,7 +16,7 @@
 #   make test-apicheck   the specs again in a Lua that asserts what it expects of its callers
 #   make test-gc-short, test-apicheck-short   the hardest of these over the main specs, in a minute
 #   make drain      SIGTERM under load, at DRAIN_ROUNDS=1000 random moments, in 8 minutes
-#   make soak       scale and soak, an hour: SOAK_SECONDS=600 is the mixed part alone
+#   make soak       scale and soak, half an hour; SOAK_SECONDS=600 is its mixed part, ROWS=... some
 #   make soak-short  a little of it, in a minute
 #   make bench      installs peers and measures lunewire beside them, for 12 minutes
 #   make bench-quick   one short round of it: are all replies right?
