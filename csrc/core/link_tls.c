@@ -118,18 +118,20 @@ static int unfeed(struct link_tls *t) {
 
 /* ---- the handshake -------------------------------------------------------------------- */
 
-/* A step: what the peer sent, and our answer to it. */
-static void handshake(struct link_tls *t) {
-  bool dry = false;
+/* A step: what the peer sent, and our answer to it. -> did it send anything? */
+static bool handshake(struct link_tls *t) {
+  bool dry = false, fed = false;
   int r = 0;
   while (t->phase == HANDSHAKE && r == 0) {
     r = feed(t, PAGE_SIZE_BYTES, &dry);
     if (r) break;
+    fed = true;
     if (tls_begin(t) == 0 && (r = tls_advance(t)) == ERR_AGAIN && !dry) r = 0;
     unfeed(t);
   }
   if (r && r != ERR_AGAIN && t->phase == HANDSHAKE) tls_fail(t, r, t->detail);
   flush(t);
+  return fed;
 }
 
 /* Handshakes cost much; the connections that are up go first. */
@@ -177,8 +179,12 @@ static void on_ready(struct link *below, unsigned events) {
 
 bool link_tls_is_silent(const struct link *l) { return link_is_tls(l) && !tls_of(l)->ssl; }
 
-void link_tls_advance(struct link *l) {
-  if (tls_of(l)->phase == HANDSHAKE) handshake(tls_of(l));
+bool link_tls_advance(struct link *l) {
+  struct link_tls *t = tls_of(l);
+  size_t held = buf_len(&t->sealed);
+  if (t->phase == HANDSHAKE && handshake(t)) return true;
+  if (t->phase != HANDSHAKE && held) flush(t);
+  return buf_len(&t->sealed) != held;
 }
 
 static void link_tls_want(struct link *l, unsigned events) {

@@ -78,6 +78,7 @@ static int int_option(lua_State *L, const char *name) {
 
 /* The value is at the top. */
 static void set_option(lua_State *L, const struct opt *o, void *into) {
+  if (o->type == OPT_ANY) return; /* `into` may be NULL */
   char *at = (char *)into + o->offset;
   switch (o->type) {
   case OPT_SECONDS:

@@ -265,7 +265,6 @@ static int recv_frame(lua_State *L, struct rt *rt, struct conn *c, const struct 
   lua_getiuservalue(L, 1, 1); /* the framing lives as long as the call, whatever becomes of it */
   if (!c->framing) return lframing_recv(L, rt, what, ro, style);
   struct framing f = *c->framing;
-  f.last = style == AS_ITERATOR;
   f.max = limit(ro->max, limit(f.max, f.kind == FRAMING_RAW ? SIZE_MAX : frame_limit(c, &f)));
   int pushed = recv_at_once(L, rt, c, &f);
   if (pushed) return pushed;

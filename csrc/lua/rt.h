@@ -20,6 +20,7 @@
 struct hello;
 struct lserver;
 struct rt;
+struct udp;
 
 /* A call that may have to wait: its arguments, parsed once.  Lives on the C stack until it
  * must wait in a task, then in the task. */
@@ -56,7 +57,7 @@ struct waiter {
 
 enum task_status { TASK_READY, TASK_RUNNING, TASK_WAITING, TASK_DONE, TASK_FAILED, TASK_CANCELED };
 
-enum { TASK_THREAD = 1, TASK_CONN, TASK_VALUES = TASK_CONN }; /* user values */
+enum { TASK_THREAD = 1, TASK_OWN, TASK_VALUES = TASK_OWN }; /* user values */
 
 /* A coroutine that may wait.  Anchored in the runtime until it ends. */
 struct task {
@@ -65,7 +66,8 @@ struct task {
   lua_State *co;
   struct waitq joiners;
   struct lserver *serves;  /* whose handler or hook it is, or NULL */
-  struct conn *own;        /* what ends with it, or NULL: that of TASK_CONN */
+  struct conn *own;        /* what ends with it, or NULL: that of TASK_OWN */
+  struct udp *works;       /* whose datagrams it handles, or NULL: that of TASK_OWN */
   int ref;                 /* its anchor */
   int traceback;           /* anchor of the traceback of its death, or LUA_NOREF */
   uint16_t calls;          /* served in this turn without waiting */

@@ -10,6 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../core/udp.h"
+
 /* A yield of ours carries this value; any other comes from the user's own coroutine.yield. */
 static const char sentinel;
 const char canceled_key; /* registry: wire.CANCELED */
@@ -119,7 +121,7 @@ void task_push_reporter(lua_State *L, const struct rt *rt) {
 
 void task_push_own_conn(lua_State *L, const struct task *t) {
   push_task(L, t);
-  lua_getiuservalue(L, -1, TASK_CONN);
+  lua_getiuservalue(L, -1, TASK_OWN);
   lua_remove(L, -2);
 }
 
@@ -211,6 +213,7 @@ static void task_end(struct task *t) {
   struct rt *rt = t->rt;
   if (t->own) t->own->user = NULL;
   if (t->serves) serve_task_ended(t->serves);
+  if (t->works) udp_leave(t->works);
   t->status = t->outcome;
   waitq_wake_all(&t->joiners, 0);
   wait_fini(&t->w.wait);
@@ -313,7 +316,7 @@ static struct task *task_new(lua_State *L, struct rt *rt) {
 static void task_own(lua_State *L, struct task *t, int idx) {
   const struct lconn *lc = lua_touserdata(L, idx);
   lua_pushvalue(L, idx);
-  lua_setiuservalue(L, -2, TASK_CONN);
+  lua_setiuservalue(L, -2, TASK_OWN);
   t->own = lc->c;
 }
 
