@@ -88,7 +88,7 @@ local function tell(name, value, unit) print(("%s %.4g %s"):format(name, value, 
 
 -- -> the 99th hundredth of the round trips of clients that behave, in µs; round trips a second
 local function load(mode, port)
-  local command = ("env -u BENCH_CERT %s %s 127.0.0.1 %s --conns 16 --depth 1 --size 64 --seconds %g")
+  local command = "env -u BENCH_CERT %s %s 127.0.0.1 %s --conns 16 --size 64 --seconds %g"
   local output, status = support.peer(command:format(LOAD, mode, port, SECONDS), 60):output()
   assert(status == 0, output)
   return tonumber(output:match "p99_us=(%S+)"), tonumber(output:match "total=(%d+)") / SECONDS
@@ -100,14 +100,14 @@ local function measure(way)
   local alone, beside, ratios, rates, memory = {}, {}, {}, {}, {}
   load(way.mode, port)
   for i = 1, ROUNDS do
-    local before, rate = tonumber(server:ask "memory"), nil
-    alone[i], rate = load(way.mode, port)
+    local before = tonumber(server:ask "memory")
+    local p99, rate = load(way.mode, port)
     local crowd = child.start(CROWD, port, way.name, PEERS)
     crowd:ask "began"
     wire.sleep(1)
     memory[i] = (tonumber(server:ask "memory") - before) * 1024 / PEERS
-    beside[i], rates[i] = load(way.mode, port)
-    ratios[i], rates[i] = beside[i] / alone[i], rates[i] / rate
+    alone[i], beside[i], rates[i] = p99, load(way.mode, port)
+    ratios[i], rates[i] = beside[i] / p99, rates[i] / rate
     crowd:stop()
     wire.sleep(1)
   end
