@@ -18,6 +18,7 @@
 #include "../core/turn.h"
 
 struct hello;
+struct llookup;
 struct lserver;
 struct rt;
 struct udp;
@@ -104,6 +105,7 @@ struct rt {
   bool main_woken, stopped, closed;
   bool in_hook;                           /* a function of the user's runs that must not wait */
   struct lserver *servers;                /* that have not ended */
+  struct llookup *lookups;                /* all */
   struct hello *first_hello, *last_hello; /* handshakes of accepted connections, oldest first */
   unsigned hellos;
   struct quit quit;
@@ -164,6 +166,11 @@ static inline bool task_ended(const struct task *t) { return t->status >= TASK_D
 bool serve_push_on_error(lua_State *L, const struct lserver *ls);
 /* The task of a handler or hook has ended. */
 void serve_task_ended(struct lserver *ls);
+
+/* ---- lresolve.c ------------------------------------------------------------------- */
+
+/* The state is closed: lookups that are left, whose finalizers had no memory to run, are freed. */
+void resolve_fini(struct rt *rt);
 
 /* ---- op.c ------------------------------------------------------------------------ */
 
