@@ -5,8 +5,7 @@
 -- The first byte says which framing, the second how the one in Lua asks for more, the third how the
 -- stream is cut; a run of bytes is short for many, so that streams grow beyond what is looked at in
 -- one go.
--- What this is not: framings that break their promise, but for one kind, of which nothing is
--- expected but that it ends.
+-- What this is not: framings that break their promise, but for one kind, which must be told so.
 local wire = require "lunewire"
 local core = require "lunewire.core"
 
@@ -65,7 +64,12 @@ local function in_lua(decode, way)
   }
 end
 
--- Answers with what the input has, right or wrong.
+-- A message, and no count of the bytes that it could have taken?
+local function is_wrong(message, used, have)
+  return message and not (math.type(used) == "integer" and used >= 1 and used <= have)
+end
+
+-- Answers with what the input has, right or wrong, and notes which.
 local function untrue(bytes)
   local at = 0
   local function next_value()
@@ -74,8 +78,13 @@ local function untrue(bytes)
     if b < 64 then return b end
     return ({ nil, false, true, "text", 1 << 60, -1, 0.5, {}, 0 / 0 })[b % 9 + 1]
   end
-  return { decode = function() return next_value(), next_value(), next_value() end,
-    encode = next_value }
+  local framing = { encode = next_value }
+  function framing.decode(given)
+    local message, used, code = next_value(), next_value(), next_value()
+    framing.wrong = is_wrong(message, used, #given)
+    return message, used, code
+  end
+  return framing
 end
 
 -- ---- streams ---------------------------------------------------------------------------
@@ -112,6 +121,7 @@ local function receive_all(framing, stream, cut)
   while #list < MESSAGES do
     local ok, message, _, code = pcall(a.recv_frame, a)
     if not ok then return list, "raised" end
+    if type(framing) == "table" and framing.wrong then error "a wrong count was taken" end
     if message == nil then return list, code end
     list[#list + 1] = message
   end

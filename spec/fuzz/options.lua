@@ -391,7 +391,7 @@ end
 return function(bytes)
   local input = input_of(bytes)
   wire.on_error(function() end)
-  for _ = 1, 4 do
+  for _ = 1, 16 do
     if input:left() <= 0 then break end
     finish(pcall(calls[1 + input:below(#calls)], input))
   end
