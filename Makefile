@@ -18,7 +18,7 @@
 #   make drain      SIGTERM under load, at DRAIN_ROUNDS=1000 random moments, in 8 minutes
 #   make slow-peers what 1,000 slow peers cost the others: p99 with and without them
 #   make amplification   what a byte from the network costs at most, in instructions (valgrind)
-#   make soak       scale and soak, an hour: SOAK_SECONDS=600 is the mixed part alone
+#   make soak       scale and soak, half an hour; SOAK_SECONDS=600 is its mixed part, ROWS=... some
 #   make soak-short  a little of it, in a minute
 #   make bench      installs peers and measures lunewire beside them, for 12 minutes
 #   make bench-quick   one short round of it: are all replies right?
@@ -165,7 +165,8 @@ run:
 
 test:
 	@.ci/need run test
-	@$(AGAIN) all tests fuzz-replay bench-build
+	@$(AGAIN) all tests bench-build
+	@$(AGAIN) fuzz-replay BUILD=$(BUILD)/replay LTO=
 	@.ci/suite plain $(BUILD) $(SPEC)
 
 sanitize:
@@ -181,7 +182,8 @@ valgrind:
 	@.ci/suite valgrind $(BUILD)/valgrind $(SPEC)
 
 # Every target is a program of fuzz_NAME.c, its own NAME_*.c, what all share (lib_*.c), the library
-# and Lua; beside libFuzzer, or beside replay.c, which runs the corpus as a test.
+# and Lua; beside libFuzzer, or beside replay.c, which runs the corpus as a test.  Each linked as one
+# program would take longer than all of its inputs: those of `make test` are built apart, without LTO.
 FUZZ_NAMES := $(patsubst spec/fuzz/fuzz_%.c,%,$(filter spec/fuzz/fuzz_%,$(FUZZ_SRC)))
 FUZZ_PROGRAMS := $(FUZZ_NAMES:%=$(BUILD)/fuzz/%)
 LUA_LIB ?= $(or $(shell pkg-config --libs-only-L --libs-only-l lua$(LUA_VERSION) 2>/dev/null),\
@@ -196,11 +198,13 @@ $(FUZZ_PROGRAMS): $(BUILD)/fuzz/%: $$(call fuzz_obj,$$*) $(CORE_OBJ) $(BINDING_O
 	$(Q)$(LINK) $(if $(FUZZER),-fsanitize=fuzzer) -o $@ $^ $(LIBS) $(LUA_LIB)
 
 # Nothing leaves the host, and nothing is left on it: see fuzz_options.c.
-$(BUILD)/fuzz/options: LDFLAGS += -Wl,--wrap=getaddrinfo,--wrap=connect,--wrap=bind,--wrap=sendto
+$(BUILD)/fuzz/options: private LDFLAGS += -Wl,--wrap=getaddrinfo,--wrap=connect,--wrap=bind,--wrap=sendto
 # Its world is its own: time jumps, and sockets are pipes.
-$(BUILD)/fuzz/api: LDFLAGS += -Wl,--wrap=world_uv_open
+$(BUILD)/fuzz/api: private LDFLAGS += -Wl,--wrap=world_uv_open
 
 fuzz-replay: $(FUZZ_PROGRAMS)
+	@:
+fuzz-objects: $(FUZZ_OBJ)
 	@:
 fuzz-build:
 	@.ci/need run fuzz
@@ -308,13 +312,15 @@ docs:
 # The library as it is, but what opens links gives faulty ones, put there by the linker.
 FAULT_SRC := $(sort $(wildcard spec/faults/*.c))
 FAULT_OBJ := $(FAULT_SRC:%.c=$(BUILD)/obj/%.o)
-FAULT_MODES := reads1 reads writes1 writes again delay all resets
+FAULT_WRAPS := world_uv_open link_pipe_open link_tls_open link_is_tls link_tls_is_silent \
+  link_tls_advance link_tls_fact link_tls_resumed link_tls_cert link_tls_cert_names
+FAULT_MODES := reads1 reads writes1 writes again delay all all+tls resets
 FAULT_SHORT := spec/conn_spec.lua spec/conn_tls13_spec.lua spec/conn_tls_pipe_spec.lua
 
 ifdef FAULTS
 $(MODULE): $(FAULT_OBJ)
 $(TESTS): $(filter-out %/lfaults.o,$(FAULT_OBJ))
-$(MODULE) $(TESTS): private LDFLAGS += -Wl,--wrap=world_uv_open -Wl,--wrap=link_pipe_open
+$(MODULE) $(TESTS): private LDFLAGS += $(FAULT_WRAPS:%=-Wl,--wrap=%)
 else
 $(TESTS): $(filter %/link_fault.o,$(FAULT_OBJ))
 endif
@@ -339,10 +345,10 @@ check:
 	@$(AGAIN) -k check-gcc check-clang check-poller check-format check-tidy check-lua check-layout check-rock
 
 check-gcc:
-	@$(AGAIN) all tests fuzz-replay bench-build BUILD=$(BUILD)/check/gcc CC=gcc WERROR=1
+	@$(AGAIN) all tests fuzz-objects bench-build BUILD=$(BUILD)/check/gcc CC=gcc WERROR=1
 
 check-clang:
-	@$(AGAIN) all tests fuzz-replay bench-build BUILD=$(BUILD)/check/clang CC=$(CLANG) WERROR=1
+	@$(AGAIN) all tests fuzz-objects bench-build BUILD=$(BUILD)/check/clang CC=$(CLANG) WERROR=1
 
 # The form that systems without epoll get.
 check-poller:
@@ -380,7 +386,7 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all tests run test sanitize valgrind drain fuzz fuzz-build fuzz-replay fuzz-merge bench \
+.PHONY: all tests run test sanitize valgrind drain fuzz fuzz-build fuzz-objects fuzz-replay fuzz-merge bench \
   bench-quick bench-build docs check check-gcc check-clang check-poller check-format check-tidy \
   check-lua check-layout check-rock install clean FORCE
 .PHONY: fault-build test-faults test-faults-short

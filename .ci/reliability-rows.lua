@@ -28,6 +28,8 @@ return function(find)
     { name = "tls", title = "TLS: certificates, versions, cuts at every byte, floods",
       command = specs("spec/tls_matrix_spec.lua", "spec/tls_flood_spec.lua", "spec/tls_peers_spec.lua"),
       figure = tests },
-    { name = "soak", title = "Scale and soak", command = "make soak", figure = named "rss" },
+    { name = "soak", title = "Scale and soak", command = "make soak",
+      figure = named("idle.tcp.server.heap", "idle.tls.server.heap", "churn.tcp.server.slope_heap",
+        "churn.tls.server.slope_heap", "mixed.sessions", "mixed.server.slope_heap") },
   }
 end

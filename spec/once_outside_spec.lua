@@ -1,8 +1,9 @@
 -- Exactly once, seen from outside any task: a call of the main chunk, which turns the loop itself;
--- waits that outlast wire.run, and those that the end of the script finds.
+-- waits that outlast wire.run, and those that the end of the script finds; lookups that never end.
 -- What this is not: calls in tasks while the loop runs (once_spec).
 local assert = require "luassert"
 local describe = require("busted").describe
+local namespace = require "spec.namespace"
 local once = require "spec.once"
 local support = require "spec.support"
 local waits = require "spec.waits"
@@ -113,4 +114,55 @@ describe("the end of a script resumes no call that waits, if it", function()
       assert.same({ expected, how[2] }, { (output:gsub("stack traceback.*", "")), status })
     end, 30)
   end
+end)
+
+-- ---- a name server that keeps silent -------------------------------------------------------
+
+-- Each call is ended by a cancel, by its timeout, and with its coroutine.
+local LOOKUPS <const> = [[
+  local once = require "spec.once"
+  local NAME = "nowhere.example"
+  local calls = {
+    resolve = function(timeout) return wire.resolve(NAME, timeout or 1000) end,
+    connect = function(timeout) return wire.connect(NAME .. ":1", timeout or 1000) end,
+    request = function(timeout) return wire.request(NAME .. ":1", "x", timeout or 1000) end,
+    ["udp connect"] = function(timeout)
+      local udp <close> = assert(wire.udp "127.0.0.1:0")
+      return udp:connect(NAME .. ":1", timeout or 1000)
+    end,
+  }
+  wire.run(function()
+    for name, call in pairs(calls) do
+      for cause_name, cause in pairs(once.causes { call = call }) do
+        local w = once.watch(call, cause.timeout)
+        if not cause.timeout then w:check_waits() end
+        cause[1](nil, w)
+        once.check_code(w:await(), cause)
+        w:check_rest()
+        local killed, co = once.watch_in_coroutine(call)
+        killed:check_waits()
+        assert(coroutine.close(co))
+        collectgarbage()
+        killed.task:cancel()
+        killed:await(true)
+        killed:check_rest()
+        print(name, cause_name)
+      end
+    end
+    for _, call in pairs(calls) do wire.spawn(function() print(call()) end) end
+    wire.sleep(0.01) -- the script ends while they wait
+  end)
+]]
+
+describe("exactly once, while the name server keeps silent:", function()
+  support.it("lookups that are cancelled, time out, lose their coroutine or script", function()
+    local lines = {}
+    for line in namespace.run("", LOOKUPS, { dead_dns = true }):gmatch "[^\n]+" do
+      lines[#lines + 1] = line
+    end
+    table.sort(lines)
+    assert.same({ "connect\ta cancel", "connect\tits timeout", "request\ta cancel",
+      "request\tits timeout", "resolve\ta cancel", "resolve\tits timeout",
+      "udp connect\ta cancel", "udp connect\tits timeout" }, lines)
+  end, 30)
 end)

@@ -118,9 +118,9 @@ int conn_send_long(struct conn *c, const struct iovec *v, int count) {
 
 static inline bool output_is_over(const struct conn *c) { return c->out_end || c->fin_sent; }
 
-/* What follows the output: FIN. */
+/* What follows the output: FIN, which the link puts behind what it holds. */
 static void shut_when_written(struct conn *c) {
-  if (!c->fin_wanted || output_is_over(c) || conn_unsent(c) > 0) return;
+  if (!c->fin_wanted || output_is_over(c) || buf_len(&c->out) > 0) return;
   int r = c->link->ops->shut(c->link);
   c->out_end = r < 0 ? r : 0;
   c->fin_sent = r == 0;

@@ -40,7 +40,7 @@ struct fault_tally faults_tally;
 
 static const struct mode *mode; /* NULL: not looked yet */
 static uint32_t seed;
-static bool first_only;
+static bool first_only, above_tls;
 static struct fault_plan armed[2];
 static bool is_armed[2];
 
@@ -57,9 +57,11 @@ static void look_up(void) {
   if (mode) return;
   const char *text = getenv("LUNEWIRE_FAULTS"), *end = getenv("LUNEWIRE_FAULTS_END");
   if (!text) text = "none";
-  size_t len = strcspn(text, ":");
+  size_t len = strcspn(text, "+:");
   mode = find_mode(text, len);
-  seed = text[len] ? (uint32_t)strtoul(text + len + 1, NULL, 10) : 1;
+  above_tls = strncmp(text + len, "+tls", 4) == 0;
+  text += len + (above_tls ? 4 : 0);
+  seed = *text ? (uint32_t)strtoul(text + 1, NULL, 10) : 1;
   first_only = end && strcmp(end, "first") == 0;
 }
 
@@ -100,9 +102,7 @@ int faults_put(struct world *w, struct fault_sleepers *s, enum fault_end end, st
   return link_fault_open(w, *l, plan, next_seed(), &faults_tally, s, l);
 }
 
-bool faults_again(void) {
+bool faults_above_tls(void) {
   look_up();
-  if (mode->plan.again == 0 || first_only || next_seed() % 2) return false;
-  faults_tally.agains++;
-  return true;
+  return above_tls;
 }

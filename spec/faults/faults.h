@@ -1,6 +1,7 @@
 /* Which faults the links of this process have.
  *
  *   LUNEWIRE_FAULTS=MODE[:SEED]     of every link: see modes[] in faults.c
+ *   LUNEWIRE_FAULTS=MODE+tls[:SEED] also between each TLS session and its connection
  *   LUNEWIRE_FAULTS_END=first       only of those that dialled, and of a pipe's first ends
  *   LUNEWIRE_FAULTS_LOG=FILE        how many there were is appended to it when the process exits
  *
@@ -16,11 +17,11 @@ enum fault_end { FAULT_FIRST, FAULT_SECOND }; /* dialled, or a pipe's first; acc
 /* Puts a faulty link in the place of *l, which is up or connecting. 0 or ERR_NOMEM: *l is gone. */
 int faults_put(struct world *w, struct fault_sleepers *s, enum fault_end end, struct link **l);
 
+/* Are there to be faults above TLS too? */
+bool faults_above_tls(void);
+
 /* The next link of this kind gets this plan instead, once. */
 void faults_arm(enum fault_end end, const struct fault_plan *plan);
-
-/* Should a call that can say "again" do so this time?  For those that are no link's. */
-bool faults_again(void);
 
 extern struct fault_tally faults_tally;
 

@@ -18,7 +18,7 @@ enum {
   PIECES = 16             /* of a vector that is cut */
 };
 
-enum report { PROMPT, WAITING, SLEEPING, DUE }; /* what becomes of the reports from below */
+enum report { PROMPT, WAITING, SLEEPING }; /* what becomes of the reports from below */
 
 struct storm {
   unsigned left;
@@ -42,7 +42,7 @@ struct link_fault {
   unsigned polls_left; /* WAITING */
   double due;          /* SLEEPING */
   enum report report;
-  unsigned wanted;
+  unsigned wanted, late; /* late: what is to be reported */
   bool ended, broken, closing;
 };
 
@@ -140,9 +140,12 @@ static void delay(struct link_fault *f) {
   }
 }
 
+/* It reports in the poll that follows. */
 static void wake(struct link_fault *f) {
   leave_sleepers(f);
-  f->report = DUE;
+  f->report = WAITING;
+  f->polls_left = 0;
+  world_post(f->world, &f->post);
   want_below(f);
 }
 
@@ -196,9 +199,18 @@ static void on_ready(struct link *below, unsigned events) {
   break_if_time(f);
   if (f->broken) return;
   if (f->plan.late_polls && f->report == PROMPT && strikes(f, f->in + f->out)) delay(f);
-  if (f->report == WAITING || f->report == SLEEPING) return;
+  if (f->report == PROMPT) {
+    f->link.ready(&f->link, events & f->wanted);
+  } else {
+    f->late |= events;
+  }
+}
+
+static void report_late(struct link_fault *f) {
+  unsigned events = f->late & f->wanted;
   f->report = PROMPT;
-  f->link.ready(&f->link, events & f->wanted);
+  f->late = 0;
+  if (events) f->link.ready(&f->link, events);
 }
 
 static void finish(struct link_fault *f) {
@@ -216,7 +228,7 @@ static void on_post(struct post *p) {
     post_if_broken(f);
   } else if (f->report == WAITING) {
     if (f->polls_left-- == 0)
-      f->report = DUE;
+      report_late(f);
     else
       world_post(f->world, p);
   } else {

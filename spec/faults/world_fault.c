@@ -69,7 +69,7 @@ int __wrap_link_pipe_open(struct world *w, struct link **a, struct link **b) {
   return r;
 }
 
-/* ---- accepting ------------------------------------------------------------------- */
+/* ---- accepting: as ever, but for the links --------------------------------------- */
 
 static void on_acceptable(struct acceptor *below) {
   struct acceptor_fault *a = below->owner;
@@ -93,7 +93,6 @@ static int listen_at(struct world *w, const struct addr *at, const struct listen
 
 static int accept_one(struct acceptor *base, struct link **l, struct addr *peer) {
   struct acceptor_fault *a = acceptor_of(base);
-  if (faults_again()) return ERR_AGAIN;
   int r = fault_of(a->world)->real->accept(a->below, l, peer);
   return r ? r : put(a->world, FAULT_SECOND, l);
 }

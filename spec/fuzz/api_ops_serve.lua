@@ -30,13 +30,19 @@ local links = {}
 model.links = links
 
 local function link_of(key)
-  links[key] = links[key] or { up = model.stream(), down = model.stream() }
-  return links[key]
+  local link = links[key]
+  if not link then
+    link = { up = model.stream(), down = model.stream() }
+    link.up.ended, link.up.loose = true, true -- whose it is: perhaps a client's or a pool's
+    links[key] = link
+  end
+  return link
 end
 
 -- Until it is accepted, the other side may refuse it.
 local function add_dialled(conn, f)
   local link = link_of(conn:local_addr())
+  link.up.ended, link.up.loose = false, link.down.loose
   link.down.ended = not link.accepted
   local e = model.add_end(conn, link.up, link.down, { framing = f })
   if not link.up.to then link.up.to = { conn = nil } end

@@ -93,8 +93,8 @@ sessions[#sessions + 1] = function(world)
   end
 end
 
--- Those that do not behave flood the queue of the server, which loses some: they are sent again, and
--- what was answered late comes twice.
+-- Those that do not behave flood the queue of the server, which loses some: they are sent again,
+-- and what was answered late comes twice.
 local function ask_datagram(udp, text, asked)
   asked[text] = true
   for _ = 1, 200 do
