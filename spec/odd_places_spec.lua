@@ -69,6 +69,7 @@ describe("a call that waits", function()
     local codec = {
       decode = function(bytes)
         if waits then wait() end
+        if #bytes < 5 then return nil, 5 end
         return bytes, #bytes
       end,
       encode = function(message)
