@@ -16,6 +16,8 @@
 #   make test-apicheck   the specs again in a Lua that asserts what it expects of its callers
 #   make test-gc-short, test-apicheck-short   the hardest of these over the main specs, in a minute
 #   make drain      SIGTERM under load, at DRAIN_ROUNDS=1000 random moments, in 8 minutes
+#   make slow-peers what 1,000 slow peers cost the others: p99 with and without them
+#   make amplification   what a byte from the network costs at most, in instructions (valgrind)
 #   make soak       scale and soak, half an hour; SOAK_SECONDS=600 is its mixed part, ROWS=... some
 #   make soak-short  a little of it, in a minute
 #   make bench      installs peers and measures lunewire beside them, for 12 minutes
@@ -163,7 +165,8 @@ run:
 
 test:
 	@.ci/need run test
-	@$(AGAIN) all tests fuzz-replay bench-build
+	@$(AGAIN) all tests bench-build
+	@$(AGAIN) fuzz-replay BUILD=$(BUILD)/replay LTO=
 	@.ci/suite plain $(BUILD) $(SPEC)
 
 sanitize:
@@ -179,7 +182,8 @@ valgrind:
 	@.ci/suite valgrind $(BUILD)/valgrind $(SPEC)
 
 # Every target is a program of fuzz_NAME.c, its own NAME_*.c, what all share (lib_*.c), the library
-# and Lua; beside libFuzzer, or beside replay.c, which runs the corpus as a test.
+# and Lua; beside libFuzzer, or beside replay.c, which runs the corpus as a test.  Each linked as one
+# program would take longer than all of its inputs: those of `make test` are built apart, without LTO.
 FUZZ_NAMES := $(patsubst spec/fuzz/fuzz_%.c,%,$(filter spec/fuzz/fuzz_%,$(FUZZ_SRC)))
 FUZZ_PROGRAMS := $(FUZZ_NAMES:%=$(BUILD)/fuzz/%)
 LUA_LIB ?= $(or $(shell pkg-config --libs-only-L --libs-only-l lua$(LUA_VERSION) 2>/dev/null),\
@@ -194,11 +198,13 @@ $(FUZZ_PROGRAMS): $(BUILD)/fuzz/%: $$(call fuzz_obj,$$*) $(CORE_OBJ) $(BINDING_O
 	$(Q)$(LINK) $(if $(FUZZER),-fsanitize=fuzzer) -o $@ $^ $(LIBS) $(LUA_LIB)
 
 # Nothing leaves the host, and nothing is left on it: see fuzz_options.c.
-$(BUILD)/fuzz/options: LDFLAGS += -Wl,--wrap=getaddrinfo,--wrap=connect,--wrap=bind,--wrap=sendto
+$(BUILD)/fuzz/options: private LDFLAGS += -Wl,--wrap=getaddrinfo,--wrap=connect,--wrap=bind,--wrap=sendto
 # Its world is its own: time jumps, and sockets are pipes.
-$(BUILD)/fuzz/api: LDFLAGS += -Wl,--wrap=world_uv_open
+$(BUILD)/fuzz/api: private LDFLAGS += -Wl,--wrap=world_uv_open
 
 fuzz-replay: $(FUZZ_PROGRAMS)
+	@:
+fuzz-objects: $(FUZZ_OBJ)
 	@:
 fuzz-build:
 	@.ci/need run fuzz
@@ -237,6 +243,18 @@ drain:
 	@$(AGAIN) all
 	@LUNEWIRE_DRAIN_ROUNDS=$(DRAIN_ROUNDS) LUA_PATH="./lua/?.lua;./lua/?/init.lua;./?.lua;;" \
 	  $(LUA) "$$(command -v busted)" --cpath "./$(BUILD)/?.so" spec/drain_spec.lua
+
+.PHONY: slow-peers amplification
+SCENARIO = LUA_PATH="./lua/?.lua;./lua/?/init.lua;./?.lua;;" LUA_CPATH="./$(BUILD)/?.so;;" \
+  $(LUA) spec/scenarios
+slow-peers:
+	@.ci/need run test
+	@$(AGAIN) all bench-build
+	@$(SCENARIO)/slow_peers.lua $(PEERS)
+amplification:
+	@.ci/need run test valgrind
+	@$(AGAIN) all
+	@$(SCENARIO)/amplification.lua $(KIND)
 
 SOAK_SECONDS ?= 600
 SOAK = LUA_PATH="./lua/?.lua;./lua/?/init.lua;./?.lua;;" LUA_CPATH="./$(BUILD)/?.so;;" \
@@ -327,10 +345,10 @@ check:
 	@$(AGAIN) -k check-gcc check-clang check-poller check-format check-tidy check-lua check-layout check-rock
 
 check-gcc:
-	@$(AGAIN) all tests fuzz-replay bench-build BUILD=$(BUILD)/check/gcc CC=gcc WERROR=1
+	@$(AGAIN) all tests fuzz-objects bench-build BUILD=$(BUILD)/check/gcc CC=gcc WERROR=1
 
 check-clang:
-	@$(AGAIN) all tests fuzz-replay bench-build BUILD=$(BUILD)/check/clang CC=$(CLANG) WERROR=1
+	@$(AGAIN) all tests fuzz-objects bench-build BUILD=$(BUILD)/check/clang CC=$(CLANG) WERROR=1
 
 # The form that systems without epoll get.
 check-poller:
@@ -368,7 +386,7 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all tests run test sanitize valgrind drain fuzz fuzz-build fuzz-replay fuzz-merge bench \
+.PHONY: all tests run test sanitize valgrind drain fuzz fuzz-build fuzz-objects fuzz-replay fuzz-merge bench \
   bench-quick bench-build docs check check-gcc check-clang check-poller check-format check-tidy \
   check-lua check-layout check-rock install clean FORCE
 .PHONY: fault-build test-faults test-faults-short

@@ -69,6 +69,7 @@ struct task {
   struct lserver *serves;  /* whose handler or hook it is, or NULL */
   struct conn *own;        /* what ends with it, or NULL: that of TASK_OWN */
   struct udp *works;       /* whose datagrams it handles, or NULL: that of TASK_OWN */
+  struct conn *guards;     /* what is reset unless it ends well, or NULL: that of TASK_OWN */
   int ref;                 /* its anchor */
   int traceback;           /* anchor of the traceback of its death, or LUA_NOREF */
   uint16_t calls;          /* served in this turn without waiting */
@@ -319,9 +320,15 @@ void conn_opts_apply(struct link *l, const struct conn_opts *o);
 /* A boolean or a table of times at idx; raises otherwise. */
 struct keepalive check_keepalive(lua_State *L, int idx);
 
-static inline const struct lconn *check_lconn(lua_State *L, int idx) {
+/* The Conn at idx, or NULL if it is none. */
+static inline const struct lconn *to_lconn(lua_State *L, int idx) {
   const struct lconn *lc = lua_touserdata(L, idx);
-  if (lc && lua_rawlen(L, idx) == sizeof *lc && lc->mark == &lconn_mark && lc->c) return lc;
+  bool is = lc && lua_rawlen(L, idx) == sizeof *lc && lc->mark == &lconn_mark && lc->c;
+  return is ? lc : NULL;
+}
+static inline const struct lconn *check_lconn(lua_State *L, int idx) {
+  const struct lconn *lc = to_lconn(L, idx);
+  if (lc) return lc;
   luaL_typeerror(L, idx, "Conn");
   __builtin_unreachable(); /* that raised */
 }

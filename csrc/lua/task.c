@@ -214,6 +214,7 @@ static void task_end(struct task *t) {
   if (t->own) t->own->user = NULL;
   if (t->serves) serve_task_ended(t->serves);
   if (t->works) udp_leave(t->works);
+  if (t->guards && t->outcome != TASK_DONE) conn_reset(t->guards);
   t->status = t->outcome;
   waitq_wake_all(&t->joiners, 0);
   wait_fini(&t->w.wait);

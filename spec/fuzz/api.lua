@@ -143,7 +143,7 @@ local function check_nothing_left()
 end
 
 local function forget_all()
-  for _, name in ipairs { "ends", "tasks", "channels", "semaphores", "timers", "servers",
+  for _, name in ipairs { "pending", "ends", "tasks", "channels", "semaphores", "timers", "servers",
     "coroutines", "clients", "pools", "kept", "links" } do
     for i in pairs(model[name] or {}) do model[name][i] = nil end
   end
@@ -154,6 +154,7 @@ local function finish(A)
   left = 0
   run()
   model.check_stuck()
+  model.check_channels()
   close_all(A)
   run()
   check_waiting()

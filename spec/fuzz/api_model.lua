@@ -175,7 +175,23 @@ function M.closed(e)
   end
 end
 
--- Once nothing can happen any more: does anybody wait for what is there?
+-- What the other side may have sent in a call that has not returned is known to it.
+function M.settle(e)
+  local from = e.inp.from
+  if from and from.conn then e.inp:settle(from.conn) end
+end
+
+-- Nothing can happen any more: does r, the first in its line, wait for what is there?
+local function check_forgotten(r)
+  local e, s = r.e, r.e.inp
+  if s.loose or r.A.meddled or e.closed then return end
+  M.settle(e)
+  if r.needs and #s.rest >= r.needs then
+    fail(("%s waits for %d bytes, and %d are there"):format(r.what, r.needs, #s.rest))
+  end
+  if s.from and s.from.closed then fail(r.what .. " waits for a peer that has closed") end
+end
+
 -- The first who receives from a connection stands before the others.
 function M.check_stuck()
   local first = {}
@@ -183,14 +199,15 @@ function M.check_stuck()
     local e = r.e
     if e and r.dir == "recv" and (not first[e] or first[e].seq > r.seq) then first[e] = r end
   end
-  for e, r in pairs(first) do
-    local from, s = e.inp.from, e.inp
-    local plain = not (s.loose or r.A.meddled or r.A.ctx == "main" or e.closed)
-    if plain and r.needs and #s.rest >= r.needs then
-      fail(("%s waits for %d bytes, and %d are there"):format(r.what, r.needs, #s.rest))
-    end
-    if plain and from and from.closed then fail(r.what .. " waits for a peer that has closed") end
+  for _, r in pairs(first) do check_forgotten(r) end
+end
+
+local function check_deadlock(r)
+  if r.dir ~= "recv" then return end
+  for other in pairs(M.pending) do
+    if other.e == r.e then return end -- it stands before, perhaps
   end
+  check_forgotten(r)
 end
 
 -- ---- calls --------------------------------------------------------------------------------
@@ -213,6 +230,7 @@ local function check_raised(r, err)
     fail(r.what .. " raised from within: " .. err)
   end
   mark(r, "raised")
+  if err:find "deadlock: " then check_deadlock(r) end
   local expected = r.misuse and not err:find "^lua/lunewire/"
     or err:find "deadlock: " and not A.T
     or err:find "cannot wait" and (CANNOT_WAIT[A.ctx] or A.meddled)
@@ -357,12 +375,6 @@ function M.sent(e, bytes, n, what)
   if n ~= #bytes then fail(("%s: %s bytes accepted of %d"):format(what, n, #bytes)) end
   e.out:settle(e.conn, #bytes > 0 and 1 or 0)
   e.out:commit(bytes)
-end
-
--- What the other side may have sent in a call that has not returned is known to it.
-function M.settle(e)
-  local from = e.inp.from
-  if from and from.conn then e.inp:settle(from.conn) end
 end
 
 return M

@@ -278,7 +278,8 @@ end)
 op("channel recv", function(A)
   local c, t = pick_channel(A), A:time()
   if not c then return end
-  local ok, v = call(A, { what = "channel recv", timeout = t, channel = c }, c.ch.recv, c.ch, t)
+  local r = { what = "channel recv", timeout = t, channel = c, receives = c }
+  local ok, v = call(A, r, c.ch.recv, c.ch, t)
   if not ok then
     if v == "ECLOSED" and not c.closed then fail "channel recv: ECLOSED, but it is open" end
     return
@@ -289,6 +290,15 @@ op("channel recv", function(A)
   end
   c.state[v] = "received"
 end)
+
+-- Nothing can happen any more: does somebody wait for a value that was sent?
+function model.check_channels()
+  for r in pairs(model.pending) do
+    for v, state in pairs(r.receives and not r.A.meddled and r.receives.state or {}) do
+      if state == "sent" then fail(("channel recv waits, and %d was sent"):format(v)) end
+    end
+  end
+end
 
 op("channel close", function(A)
   local c = pick_channel(A)

@@ -10,8 +10,8 @@
 local wire = require "lunewire"
 local core = require "lunewire.core"
 
-local MAX <const> = 20000
-local MESSAGES <const> = 200
+local MAX <const> = 9000
+local MESSAGES <const> = 100
 
 -- ---- framings --------------------------------------------------------------------------
 
@@ -90,12 +90,12 @@ local function expand(bytes)
     parts[#parts + 1] = bytes:sub(from + 1, from + 1):rep(bytes:byte(to) * 100)
     at = to + 1
   end
-  return table.concat(parts):sub(1, 60000)
+  return table.concat(parts):sub(1, 20000)
 end
 
 -- Each flush is a piece that is read by itself; the pipe holds all of it.
 local function write(conn, stream, cut)
-  local n = cut == 0 and #stream or cut + #stream // 50
+  local n = cut == 0 and #stream or cut + #stream // 20
   for at = 1, #stream, math.max(n, 1) do
     assert(conn:send(stream:sub(at, at + math.max(n, 1) - 1)))
     assert(conn:flush())

@@ -71,7 +71,7 @@ local function raises() error(MARK, 0) end
 
 local METHODS <const> = {
   "__index", "__newindex", "__len", "__call", "__pairs", "__tostring", "__eq", "__name", "__concat",
-  "__close", "__lt", "__gc",
+  "__close", "__lt",
 }
 
 local value
@@ -92,14 +92,18 @@ local function table_of(input, depth)
   return t
 end
 
--- Values of a metatable: what raises, what answers with anything, what is no function.
+local function answering(answer) return function() return answer end end
+
+-- With a metatable of what raises, what answers with anything, and tables in place of functions.
 local function strange(input, depth)
   local meta = {}
   for _ = 1, 1 + input:below(3) do
     local name, way = input:pick(METHODS), input:below(3)
-    local answer = way == 2 and value(input, depth + 1) or nil
-    if name ~= "__gc" then
-      meta[name] = way == 0 and raises or way == 1 and function() return answer end or answer
+    local answer = value(input, depth + 1)
+    if way == 0 then
+      meta[name] = raises
+    else
+      meta[name] = way == 2 and type(answer) == "table" and answer or answering(answer)
     end
   end
   return setmetatable(table_of(input, depth), meta)
@@ -126,7 +130,7 @@ local makers <const> = {
   function(input) return input:pick(TEXTS) end,
   function(input) return input:pick(WORDS) end,
   function(input) return input:text(input:below(24)) end,
-  function(input) return input:pick { raises, print, function() end, string.rep } end,
+  function(input) return input:pick { raises, wire.now, function() end, string.rep } end,
   function(input) return object(input) end,
   list_of, table_of, table_of, strange,
 }
