@@ -298,11 +298,12 @@ torture-host: $(TORTURE)
 
 # Linking as one program would lose the seam between the module and its allocator.
 .PHONY: torture-host torture torture-short
-torture torture-short:
+torture:
 	@.ci/need run test
 	@$(AGAIN) torture-host BUILD=$(BUILD)/torture LTO= CC=gcc
-	@LUA_PATH="lua/?.lua;lua/?/init.lua;./?.lua;;" $(BUILD)/torture/torture_host \
-	  $(if $(filter %short,$@),-s) $(ARGS)
+	@LUA_PATH="lua/?.lua;lua/?/init.lua;./?.lua;;" $(BUILD)/torture/torture_host $(ARGS)
+torture-short:
+	@$(AGAIN) torture ARGS=-s
 
 docs:
 	@.ci/need docs
