@@ -195,12 +195,13 @@ fuzz_obj = $(filter $(foreach n,fuzz_$(1) $(1)_% lib_% $(if $(FUZZER),,replay),\
 $(FUZZ_PROGRAMS): $(BUILD)/fuzz/%: $$(call fuzz_obj,$$*) $(CORE_OBJ) $(BINDING_OBJ)
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
-	$(Q)$(LINK) $(if $(FUZZER),-fsanitize=fuzzer) -o $@ $^ $(LIBS) $(LUA_LIB)
+	$(Q)$(LINK) $(if $(FUZZER),-fsanitize=fuzzer) -o $@ $(filter-out $(WITHOUT),$^) \
+	  $(LIBS) $(LUA_LIB)
 
 # Nothing leaves the host, and nothing is left on it: see fuzz_options.c.
 $(BUILD)/fuzz/options: private LDFLAGS += -Wl,--wrap=getaddrinfo,--wrap=connect,--wrap=bind,--wrap=sendto
 # Its world is its own: time jumps, and sockets are pipes.
-$(BUILD)/fuzz/api: private LDFLAGS += -Wl,--wrap=world_uv_open
+$(BUILD)/fuzz/api: WITHOUT := $(BUILD)/obj/csrc/core/world_uv.o
 
 fuzz-replay: $(FUZZ_PROGRAMS)
 	@:
@@ -297,11 +298,12 @@ torture-host: $(TORTURE)
 
 # Linking as one program would lose the seam between the module and its allocator.
 .PHONY: torture-host torture torture-short
-torture torture-short:
+torture:
 	@.ci/need run test
 	@$(AGAIN) torture-host BUILD=$(BUILD)/torture LTO= CC=gcc
-	@LUA_PATH="lua/?.lua;lua/?/init.lua;./?.lua;;" $(BUILD)/torture/torture_host \
-	  $(if $(filter %short,$@),-s) $(ARGS)
+	@LUA_PATH="lua/?.lua;lua/?/init.lua;./?.lua;;" $(BUILD)/torture/torture_host $(ARGS)
+torture-short:
+	@$(AGAIN) torture ARGS=-s
 
 docs:
 	@.ci/need docs
@@ -335,8 +337,7 @@ fault-build:
 test-faults: fault-build
 	@.ci/faults $(BUILD)/faults "$(or $(MODE),$(FAULT_MODES))" $(SPEC)
 test-faults-short: fault-build
-	@.ci/faults $(BUILD)/faults all $(FAULT_SHORT)
-	@.ci/faults $(BUILD)/faults resets
+	@.ci/faults --together $(BUILD)/faults all $(FAULT_SHORT)
 
 # ---- checks -------------------------------------------------------------------------
 

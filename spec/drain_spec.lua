@@ -2,8 +2,8 @@
 -- another, and the signal at a random moment.
 -- What this is not: what a shutdown does to each kind of call (shutdown_spec.lua).
 --
--- `make drain` is the long form: LUNEWIRE_DRAIN_ROUNDS=1000, a fifth of them over TLS; it prints its
--- totals.  LUNEWIRE_DRAIN_SEED=n repeats a failed round.
+-- `make drain` is the long form: LUNEWIRE_DRAIN_ROUNDS=1000, a fifth of them over TLS; it prints
+-- its totals.  LUNEWIRE_DRAIN_SEED=n repeats a failed round.
 local pki = require "spec.pki"
 local support = require "spec.support"
 local wire = require "lunewire"

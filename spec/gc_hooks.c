@@ -99,8 +99,9 @@ static void hook(lua_State *L, lua_Debug *ar) {
   bool chosen = called && is_chosen(L, ar);
   bool collects = (counted || chosen) && may_collect(L);
   press(L, chosen && collects);
-  if (counted && collects) lua_gc(L, LUA_GCCOLLECT);
-  if (counted) set_hook(L);
+  if (!counted || !collects) return; /* to set a hook costs as much as the stack is deep */
+  lua_gc(L, LUA_GCCOLLECT);
+  if (lua_gethook(L) == hook) set_hook(L); /* and not that with which lua5.4 obeys a SIGINT */
 }
 
 int gc_hooks(lua_State *L) {

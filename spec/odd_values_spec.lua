@@ -42,8 +42,7 @@ describe("a count", function()
       assert.is_true(collectgarbage "count" - before < 1024)
       with_pipe(function(a, b)
         b:send "ab"
-        b:flush(5)
-        wire.sleep(0)
+        assert(a:peek(2, 5)) -- it has come
         assert.equal("ab", call(a, 2.0))
       end)
     end)

@@ -154,7 +154,7 @@ function once.bystander()
   return function()
     w:check_waits()
     b:send "!"
-    assert.equal("served", w:await(true))
+    assert.equal("served", w:await())
     w:check_rest()
     a:reset()
     b:reset()

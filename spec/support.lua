@@ -261,12 +261,18 @@ local function tls_pair(version)
   end
 end
 
--- The same over a Unix socket: an abstract name, which leaves no file.
-local pairs_made = 0
+-- An address of a Unix socket that no other test has: an abstract name, which leaves no file.
+local names_made = 0
 
+function support.unix_name()
+  local stat <close> = assert(io.open "/proc/self/stat")
+  names_made = names_made + 1
+  return ("unix:@lunewire-%d-%d"):format(stat:read "n", names_made)
+end
+
+-- The same over a Unix socket.
 local function unix_pair(opts)
-  pairs_made = pairs_made + 1
-  local name = ("unix:@lunewire-%p-%d"):format(wire, pairs_made)
+  local name = support.unix_name()
   local server <close> = assert(wire.listen(name, opts))
   local client = assert(wire.connect(name, opts))
   return client, (assert(server:accept(5)))

@@ -433,6 +433,7 @@ static int l_pkgs(lua_State *L) { return iterate(L, next_pkg_with, pkg_keys); }
 
 /***
 Iterates over the messages of the connection's framing.
+One that the end of the stream cut off is none: `last_error` says EOF.
 @function Conn:frames
 @tparam[opt] number|table opts as of `recv_frame`, for each message
 @treturn function the iterator; it ends at EOF and at any failure, see `last_error`

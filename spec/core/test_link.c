@@ -180,11 +180,18 @@ TEST(bytes_before_a_reset_are_read_before_it) { over_all(reset_after_data); }
 /* The write is told first; the system then shows the reader an orderly end. */
 static void reset_seen_by_write(struct world *w, struct probe *a, struct probe *b) {
   char c;
+  probe_want(b, LINK_OUT);
+  AWAIT(w, b->reports);
+  probe_want(b, 0);
   CHECK_EQ(probe_send(a, "data"), 4);
   AWAIT(w, a->link->ops->in_flight(a->link) == 0);
   probe_close(a, true);
+  probe_want(b, LINK_IN);
+  AWAIT(w, b->reports >= 3);
   AWAIT(w, probe_send(b, "x") == ERR_RESET);
   CHECK_EQ(probe_send(b, "x"), ERR_RESET);
+  probe_want(b, LINK_OUT);
+  AWAIT(w, b->reports >= 3 && b->seen == LINK_OUT);
   CHECK_READ(b, "data");
   CHECK_EQ(probe_read(b, &c, 1), ERR_RESET);
   probe_close(b, true);

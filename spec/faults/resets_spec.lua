@@ -216,15 +216,9 @@ local context = assert(wire.tls_context(pki.server("good", { ca = pki.ca.ca,
 
 local function any_port() return "127.0.0.1:0" end
 
-local names = 0
-local function new_name()
-  names = names + 1
-  return ("unix:@lunewire-resets-%p-%d"):format(wire, names)
-end
-
 local TRANSPORTS <const> = {
   { name = "tcp", addr = any_port },
-  { name = "unix", addr = new_name },
+  { name = "unix", addr = support.unix_name },
   { name = "pipe", pipe = true },
   { name = "tls", addr = any_port, context = context, step = 11 },
   { name = "tls in a pipe", pipe = true, context = context, step = 11 },

@@ -214,10 +214,19 @@ end
 
 local CANNOT_WAIT <const> = { hook = true, gc = true, plain = true, sort = true }
 
+-- Is it, or what it runs in, where Lua cannot yield?
+local function is_confined(A)
+  while A do
+    if CANNOT_WAIT[A.ctx] then return true end
+    A = A.outer
+  end
+  return false
+end
+
 local function check_raised(r, err)
   local A = r.A
   if err == wire.CANCELED then
-    if not (A.T and A.T.canceled or M.signaled or A.ctx == "gc" or r.any_error) then
+    if not (A.T and A.T.canceled or M.signaled or is_confined(A) or r.any_error) then
       fail(r.what .. " raised CANCELED, but nobody cancelled")
     end
     A.saw_cancel = true
@@ -233,8 +242,8 @@ local function check_raised(r, err)
   if err:find "deadlock: " then check_deadlock(r) end
   local expected = r.misuse and not err:find "^lua/lunewire/"
     or err:find "deadlock: " and not A.T
-    or err:find "cannot wait" and (CANNOT_WAIT[A.ctx] or A.meddled)
-    or err:find "in a finalizer" and A.ctx == "gc"
+    or err:find "cannot wait" and (A.meddled or is_confined(A))
+    or err:find "in a finalizer" and is_confined(A)
     or err:find "Lua state is closing" and M.closing
     or err:find "was waiting in" and A.meddled
     or r.raises and err:find(r.raises)

@@ -147,11 +147,11 @@ op("recv_pkg", function(A, e)
   received(e, "recv_pkg", string.pack(">s" .. header, data))
 end)
 
-local function took_frame(e, what, data, f, eof)
+local function took_frame(e, what, data, f)
   if not (f and f[3]) then
     e.inp.loose = true
   elseif f[1] == "line" then
-    took_line(e, what, data, false, eof)
+    took_line(e, what, data, false)
   else
     received(e, what, f[3](data))
   end
@@ -180,7 +180,7 @@ end)
 local ITERATORS <const> = {
   { "lines", function(e, d) took_line(e, "lines", d, false, true) end },
   { "pkgs", function(e, d) received(e, "pkgs", string.pack(">s2", d)) end },
-  { "frames", function(e, d) took_frame(e, "frames", d, e.framing, true) end },
+  { "frames", function(e, d) took_frame(e, "frames", d, e.framing) end },
   { "chunks", function(e, d) received(e, "chunks", d) end },
 }
 for _, i in ipairs(ITERATORS) do model.name_op(i[1]) end

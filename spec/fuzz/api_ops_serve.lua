@@ -324,7 +324,9 @@ op("pool use", function(A)
   if not ok then return end
   local codes = { what = "pool use", untimed = true }
   call(A, codes, conn.send, conn, "x")
-  if A.depth < 4 then pcall(A.run, model.actor(prog, A.ctx, A.T, A.depth + 1)) end
+  local inner = model.actor(prog, A.ctx, A.T, A.depth + 1)
+  inner.outer = A
+  if A.depth < 4 then pcall(inner.run, inner) end
   model.in_call = false
   if how & 3 == 1 then
     call(A, { what = "pool use", untimed = true }, conn.close, conn)

@@ -231,6 +231,7 @@ op("sort", function(A)
   local prog = A:sub(16)
   if A.depth > 4 then return end
   local inner = model.actor(prog, "sort", A.T, A.depth + 1)
+  inner.outer = A
   pcall(table.sort, { 1, 2 }, function(a, b)
     model.in_call = false
     inner:run()

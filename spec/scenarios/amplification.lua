@@ -93,9 +93,14 @@ local KINDS <const> = {
   end,
   echoed = function(n)
     local a, b = tcp()
-    local task = flood(a, "x\n", n)
-    for line in b:lines() do b:send(line, "\n") end
-    assert(task:join())
+    local sender = wire.spawn(function()
+      for _ = 1, n // 4096 do assert(a:send(("x\n"):rep(2048))) end
+      a:close_write()
+    end)
+    local reader = wire.spawn(function() all(a:chunks()) end)
+    for line in b:lines() do assert(b:send(line, "\n")) end
+    b:close()
+    assert(sender:join() and reader:join())
   end,
   unread = function(n)
     local a, b = tcp()
