@@ -7,10 +7,15 @@ local udp = require "lunewire.udp"
 local PATIENCE <const> = 1 -- seconds for cancelled tasks to clean up
 local LOOK <const> = 0.01
 
+-- All ended by themselves: its exit follows at once, and on_exit begins before run returns.
+local function shut_down(server)
+  if server:shutdown() then server:run() end
+end
+
 local function shut_down_servers()
   local tasks = udp.drain_all()
   for _, server in ipairs(core.servers()) do
-    tasks[#tasks + 1] = core.spawn(server.shutdown, server)
+    tasks[#tasks + 1] = core.spawn(shut_down, server)
   end
   for _, task in ipairs(tasks) do task:join() end
 end
