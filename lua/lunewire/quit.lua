@@ -7,9 +7,10 @@ local udp = require "lunewire.udp"
 local PATIENCE <const> = 1 -- seconds for cancelled tasks to clean up
 local LOOK <const> = 0.01
 
--- All ended by themselves: its exit follows at once, and on_exit begins before run returns.
+-- All ended by themselves: its exit follows, and on_exit begins before run returns; unless the one
+-- handler left called shutdown, too, and goes on.
 local function shut_down(server)
-  if server:shutdown() then server:run() end
+  if server:shutdown() then core.spawn(server.run, server):join(PATIENCE) end
 end
 
 local function shut_down_servers()
