@@ -61,8 +61,8 @@ describe("SIGINT and SIGTERM while wire.run runs", function()
 
   it("let each of several servers run its on_exit", function()
     check("exit\nexit\nexit\nreturned\n", outcome([[
-      for _ = 1, 3 do
-        local server = assert(wire.serve("127.0.0.1:0", echo))
+      for _, opts in ipairs { {}, {}, { drain_timeout = 0, on_shutdown = function() end } } do
+        local server = assert(wire.serve("127.0.0.1:0", opts, echo))
         server:on_exit(function() print "exit" end)
       end
       wire.after(0, ready)

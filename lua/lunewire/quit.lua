@@ -7,10 +7,12 @@ local udp = require "lunewire.udp"
 local PATIENCE <const> = 1 -- seconds for cancelled tasks to clean up
 local LOOK <const> = 0.01
 
--- All ended by themselves: its exit follows, and on_exit begins before run returns; unless the one
--- handler left called shutdown, too, and goes on.
+-- The exit follows when all has ended, and its on_exit must begin before the tasks left over are
+-- cancelled. A handler that called shutdown itself may go on, though, and so may one whose
+-- connection was reset.
 local function shut_down(server)
-  if server:shutdown() then core.spawn(server.run, server):join(PATIENCE) end
+  local all = server:shutdown()
+  core.spawn(server.run, server):join(all and PATIENCE or LOOK)
 end
 
 local function shut_down_servers()
