@@ -259,13 +259,19 @@ static size_t up_to(size_t n, size_t moved, long at) {
   return at > (long)moved && n > (size_t)at - moved ? (size_t)at - moved : n;
 }
 
+/* A link in memory joins no pieces: the room that a cut leaves is filled by a piece as small, and
+ * in the end all are bytes.  So only the beginning is cut. */
+static unsigned read_most(const struct link_fault *f) {
+  return f->link.outside || f->in < SMALL_BYTES ? f->plan.read_most : 0;
+}
+
 static ptrdiff_t link_fault_read(struct link *l, void *to, size_t n) {
   struct link_fault *f = fault_of(l);
   if (f->ended) return f->end;
   break_if_time(f);
   if (f->broken) return ERR_RESET;
   if (storms(f, &f->storm_in, f->in)) return ERR_AGAIN;
-  n = cut(f, up_to(n, f->in, f->plan.reset_in), f->plan.read_most, f->in, &f->tally->reads);
+  n = cut(f, up_to(n, f->in, f->plan.reset_in), read_most(f), f->in, &f->tally->reads);
   ptrdiff_t r = f->below->ops->read(f->below, to, n);
   if (r > 0) f->in += (size_t)r;
   f->ended = r <= 0 && r != ERR_AGAIN;
