@@ -22,18 +22,27 @@ local function on_pairs(fn)
   end
 end
 
+local function make_contexts()
+  return {
+    server = assert(wire.tls_context { cert = os.getenv "TORTURE_CERT",
+      key = os.getenv "TORTURE_KEY" }),
+    client = assert(wire.tls_context { ca = os.getenv "TORTURE_CA" }),
+  }
+end
+
 -- A bit of everything, under way.
-local function begin_everything()
+local function begin_everything(contexts)
   local server = assert(wire.serve("127.0.0.1:0", { on_close = function() end }, function(conn)
     conn:send(("unsent"):rep(100000))
     for line in conn:lines() do conn:send(line, "\n") end
   end))
-  local tls = assert(wire.serve("127.0.0.1:0", { tls = { cert = os.getenv "TORTURE_CERT",
-    key = os.getenv "TORTURE_KEY" } }, function(conn) conn:recv_line() end))
+  local tls = assert(wire.serve("127.0.0.1:0", { tls = contexts.server }, function(conn)
+    conn:recv_line()
+  end))
   local conns = {}
   for i = 1, 3 do conns[i] = assert(wire.connect(server:addr())) end
   wire.spawn(function() conns[1]:recv(1000000) end)
-  wire.spawn(wire.connect, tls:addr(), { tls = { ca = os.getenv "TORTURE_CA" } })
+  wire.spawn(wire.connect, tls:addr(), { tls = contexts.client })
   wire.spawn(function() assert(wire.udp "127.0.0.1:0"):recv() end)
   wire.spawn(wire.resolve, "localhost")
   wire.spawn(wire.sleep, 100)
@@ -87,17 +96,18 @@ return {
     task:join()
     collectgarbage()
   end) },
-  { name = "closed in flight", abrupt = true, body = function()
+  { name = "closed in flight", abrupt = true, prepare = make_contexts, body = function(contexts)
     wire.run(function()
-      local kept = begin_everything()
+      local kept = begin_everything(contexts)
       for _ = 1, 3 do wire.sleep(0) end
       return kept
     end)
   end },
-  { name = "closed before it ran", abrupt = true, body = function() begin_everything() end },
-  { name = "exit in flight", abrupt = true, body = function()
+  { name = "closed before it ran", abrupt = true, prepare = make_contexts,
+    body = begin_everything },
+  { name = "exit in flight", abrupt = true, prepare = make_contexts, body = function(contexts)
     wire.run(function()
-      local kept = begin_everything()
+      local kept = begin_everything(contexts)
       for _ = 1, 3 do wire.sleep(0) end
       os.exit(kept and true, true)
     end)

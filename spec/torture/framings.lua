@@ -17,6 +17,7 @@ local function between(opts, first, second)
     local conn <close> = a
     conn:set_timeout(WAIT)
     first(conn)
+    conn:close_write()
     assert(task:join())
   end)
 end
