@@ -369,7 +369,8 @@ check-tidy:
 
 check-lua:
 	@echo "  LUACHECK"
-	$(Q)luacheck --quiet --no-color lua spec examples docs $(wildcard bench) rockspec/*.rockspec
+	$(Q)luacheck --quiet --no-color lua spec examples docs $(wildcard bench) rockspec/*.rockspec \
+	  .ci/reliability .ci/reliability-rows.lua
 
 check-layout: all
 	.ci/layout $(MODULE)
