@@ -42,6 +42,20 @@ local function raised(conn)
 end
 
 describe("a framing in Lua that decodes", function()
+  it("that asks for one byte more each time is given ever more of what is there", function()
+    local calls = 0
+    local a, b = with_decoder(function(bytes)
+      calls = calls + 1
+      local at = bytes:find("|", 1, true)
+      if not at then return nil, #bytes + 1 end
+      return bytes:sub(1, at - 1), at
+    end)
+    assert(a:send(("x"):rep(60000), "|"))
+    assert.equal(60000, #assert(b:recv_frame()))
+    assert.is_true(calls < 10, calls)
+    close_both(a, b)
+  end)
+
   it("gives the same messages for every split of the bytes", function()
     frames.check_every_split(netstring, "5:hello,0:,14:two\nlines\r\n\0,:,1:x,",
       { "hello", "", "two\nlines\r\n\0,:", "x" })

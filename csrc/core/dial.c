@@ -172,7 +172,7 @@ static void enlist_one(struct dial *d, const struct addr *to) {
 
 /* The order of the resolver, but families take turns as long as there are two: one that leads
  * nowhere delays the other by an attempt, not by all of its own. */
-static void enlist(struct dial *d, const struct addr *list, int n) {
+static void take_turns(struct dial *d, const struct addr *list, int n) {
   int kind = list[0].kind, other = kind == ADDR_IP6 ? ADDR_IP4 : ADDR_IP6;
   int i = 0, j = 0;
   while (i < n || j < n) {
@@ -187,7 +187,7 @@ static void begin(struct dial *d, const struct addr *list, int n) {
     finish(d, ERR_NOMEM);
     return;
   }
-  enlist(d, list, n);
+  take_turns(d, list, n);
   if (d->n == 0)
     finish(d, ERR_NOFAMILY);
   else
@@ -243,6 +243,20 @@ static void start(struct dial *d, const char *host) {
 
 /* ---- its life --------------------------------------------------------------------- */
 
+static void enlist(struct dial *d) {
+  struct turn *t = d->turn;
+  d->next = t->first_dial;
+  if (d->next) d->next->prev = d;
+  t->first_dial = d;
+  t->dials++;
+}
+
+static void delist(struct dial *d) {
+  *(d->prev ? &d->prev->next : &d->turn->first_dial) = d->next;
+  if (d->next) d->next->prev = d->prev;
+  d->turn->dials--;
+}
+
 struct dial *dial_new(struct turn *t, const char *host, uint16_t port, const struct addr *from) {
   struct dial *d = calloc(1, sizeof *d);
   if (!d) return NULL;
@@ -252,7 +266,7 @@ struct dial *dial_new(struct turn *t, const char *host, uint16_t port, const str
   d->timer.fire = on_stagger;
   d->has_from = from != NULL;
   if (from) d->from = *from;
-  t->dials++;
+  enlist(d);
   start(d, host);
   return d;
 }
@@ -276,6 +290,10 @@ void dial_release(struct dial *d) {
   end_attempts(d, NULL);
   free(d->attempts);
   free(d->path);
-  d->turn->dials--;
+  delist(d);
   free(d);
+}
+
+void dial_free_all(struct turn *t) {
+  while (t->first_dial) dial_release(t->first_dial);
 }

@@ -26,7 +26,8 @@ struct attempt {
 
 struct dial {
   struct turn *turn;
-  struct waitq waiters; /* at most one: who asked */
+  struct dial *prev, *next; /* in the turn's list */
+  struct waitq waiters;     /* at most one: who asked */
   struct lookup lookup;
   bool looking;
   struct timer timer; /* when the next attempt begins */
@@ -52,5 +53,7 @@ bool attempt_failed_here(const struct attempt *a);
 struct link *dial_take(struct dial *d);
 /* Gives up whatever is under way. NULL is harmless. */
 void dial_release(struct dial *d);
+/* The turn's: with the state that owned them. */
+void dial_free_all(struct turn *t);
 
 #endif

@@ -32,7 +32,8 @@ struct named {
 
 struct tls_context {
   struct tls_root *root;
-  SSL_CTX *ssl, *fresh; /* fresh: built by a reload under way */
+  struct tls_context *prev, *next; /* in the root's list */
+  SSL_CTX *ssl, *fresh;            /* fresh: built by a reload under way */
   unsigned refs;
   struct tls_opts opts; /* its texts are copies */
   struct named *names;
@@ -61,8 +62,11 @@ struct tls_root *tls_root_of(struct turn *t) {
   return t->tls;
 }
 
+static void context_free(struct tls_context *c);
+
 void tls_root_close(struct tls_root *r) {
   if (!r) return;
+  while (r->first_context) context_free(r->first_context);
   X509_STORE_free(r->system);
   BIO_meth_free(r->bio);
   free(r->in);
@@ -330,6 +334,9 @@ int tls_context_new(struct turn *t, const struct tls_opts *o, struct tls_context
   snprintf(why, TLS_WHY, "not enough memory");
   if (!c) return ERR_NOMEM;
   c->root = root;
+  c->next = root->first_context;
+  if (c->next) c->next->prev = c;
+  root->first_context = c;
   c->refs = 1;
   int r = copy_opts(&c->opts, o) ? build(c, &c->ssl, why) : ERR_NOMEM;
   if (r) {
@@ -345,17 +352,21 @@ struct tls_context *tls_context_ref(struct tls_context *c) {
   return c;
 }
 
-void tls_context_drop(struct tls_context *c) {
-  if (!c || --c->refs) return;
+static void context_free(struct tls_context *c) {
+  *(c->prev ? &c->prev->next : &c->root->first_context) = c->next;
+  if (c->next) c->next->prev = c->prev;
   forget_sessions(c);
-  for (size_t i = 0; i < c->n_names; i++) {
-    tls_context_drop(c->names[i].context);
-    free(c->names[i].name);
-  }
+  for (size_t i = 0; i < c->n_names; i++) free(c->names[i].name);
   free(c->names);
   SSL_CTX_free(c->ssl);
   free_opts(&c->opts);
   free(c);
+}
+
+void tls_context_drop(struct tls_context *c) {
+  if (!c || --c->refs) return;
+  for (size_t i = 0; i < c->n_names; i++) tls_context_drop(c->names[i].context);
+  context_free(c);
 }
 
 int tls_context_add_name(struct tls_context *c, const char *name, struct tls_context *other) {

@@ -26,10 +26,11 @@ struct tls_root {
   unsigned long count; /* of turns: whose steps are counted */
   unsigned steps;
   struct turn *turn;
-  struct link_tls *first_kept; /* sessions that keep their buffers */
-  unsigned kept;               /* how many */
-  struct timer period;         /* looks whether they are still busy */
-  uint64_t contexts;           /* built so far: what tells their sessions apart */
+  struct link_tls *first_kept;       /* sessions that keep their buffers */
+  unsigned kept;                     /* how many */
+  struct timer period;               /* looks whether they are still busy */
+  uint64_t contexts;                 /* built so far: what tells their sessions apart */
+  struct tls_context *first_context; /* all; those whose owners died without a word go with it */
 };
 
 /* The root of this loop, made at the first call. NULL: out of memory. */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "conn.h"
+#include "dial.h"
 #include "err.h"
 #include "tls.h"
 #include "udp.h"
@@ -137,6 +138,7 @@ void turn_fini(struct turn *t, double seconds) {
     double soon = turn_now(t) + recheck;
     drain_step(t, soon < end ? soon : end);
   }
+  dial_free_all(t);
   conn_abandon_all(t);
   udp_free_all(t);
   t->world->ops->close(t->world);

@@ -24,6 +24,7 @@ enum {
 
 struct turn;
 struct conn;
+struct dial;
 struct limits;
 struct text;
 struct tls_root;
@@ -75,6 +76,7 @@ struct turn {
   struct conn *first_visit, *last_visit;
   struct conn *first_conn; /* of all */
   struct udp *first_udp;   /* of all */
+  struct dial *first_dial; /* of all */
   /* What may still happen: servers with a handler, armed timers of the user, waits that time
    * or the outside can end, closing connections, unsent output, lookups, dials. */
   unsigned holds;

@@ -104,6 +104,12 @@ void udp_hold(struct udp *u) {
   u->turn->holds++;
 }
 
+void udp_join(struct udp *u) { u->workers++; }
+
+void udp_leave(struct udp *u) {
+  if (--u->workers == 0) udp_close(u);
+}
+
 int udp_connect(struct udp *u, const struct addr *peer) {
   if (!u->dgram) return ERR_CLOSED;
   int r = u->dgram->ops->connect(u->dgram, peer);

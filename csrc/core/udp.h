@@ -39,10 +39,11 @@ struct udp {
   double recv_deadline, send_deadline;
   struct addr local, peer; /* peer: ADDR_NONE until connected */
   uint64_t datagrams_in, datagrams_out, bytes_in, bytes_out;
-  uint64_t lost;  /* taken from the system and not handed over */
-  uint32_t drops; /* of the system; once closed */
-  bool dry;       /* the system had none when last asked, and has reported none since */
-  bool held;      /* counts among turn.holds */
+  uint64_t lost;    /* taken from the system and not handed over */
+  uint32_t drops;   /* of the system; once closed */
+  bool dry;         /* the system had none when last asked, and has reported none since */
+  bool held;        /* counts among turn.holds */
+  unsigned workers; /* udp_join: who serves it */
 };
 
 /* A socket bound to an address. NULL: *code says why. */
@@ -57,6 +58,9 @@ static inline bool udp_is_open(const struct udp *u) { return u->dgram != NULL; }
 void udp_set_ahead(struct udp *u, size_t n);
 /* It keeps the loop alive until it is closed. */
 void udp_hold(struct udp *u);
+/* Somebody serves it from now on, or no longer, however that came: the last to leave closes it. */
+void udp_join(struct udp *u);
+void udp_leave(struct udp *u);
 
 /* Only what comes from there is received from now on. 0 or a code. */
 int udp_connect(struct udp *u, const struct addr *peer);

@@ -48,7 +48,8 @@ static void ldial_end(struct ldial *ld) {
 }
 
 static int ldial_gc(lua_State *L) {
-  ldial_end(lua_touserdata(L, 1));
+  const struct rt *rt = lua_touserdata(L, lua_upvalueindex(1));
+  if (!rt->closed) ldial_end(lua_touserdata(L, 1));
   return 0;
 }
 
@@ -122,10 +123,9 @@ static int connect_failed(lua_State *L, struct ldial *ld, int code) {
 
 /* ---- connect ---------------------------------------------------------------------- */
 
-/* [-0, +1] The Conn takes the link; with TLS its handshake begins. */
+/* The Conn takes the link; with TLS its handshake begins. */
 static int take_link(lua_State *L, struct rt *rt, struct ldial *ld) {
   struct addr peer = dial_address(ld->d);
-  ld->conn = lconn_new(L, rt);
   struct link *l = dial_take(ld->d);
   conn_opts_apply(l, &ld->opts);
   int r = lconn_open(L, rt, ld->conn, l, &peer, &ld->opts, ld->framing);
@@ -134,7 +134,8 @@ static int take_link(lua_State *L, struct rt *rt, struct ldial *ld) {
   ld->c = check_conn(L, rt, ld->conn);
   struct link_tls_opts o = {.context = ltls_to_context(L, ld->tls)};
   o.host = ltls_host(L, o.context, ld->host);
-  return conn_secure(ld->c, &o);
+  if ((r = conn_secure(ld->c, &o)) != 0) conn_reset(ld->c);
+  return r;
 }
 
 static int dial_wait(lua_State *L, struct rt *rt, struct op *o) {
@@ -171,7 +172,10 @@ static int connect_run(lua_State *L, struct rt *rt, struct op *o) {
   int r = dial_wait(L, rt, o);
   if (r == 0) r = take_link(L, rt, ld);
   if (r) return connect_failed(L, ld, r);
-  if (!ld->c) return 1;
+  if (!ld->c) {
+    lua_settop(L, ld->conn);
+    return 1;
+  }
   o->q = &ld->c->readers;
   o->waited = false;
   return handshake_wait(L, rt, o);
@@ -297,6 +301,7 @@ static int l_connect(lua_State *L) {
   if (bad) return bad_local(L, ld, why_local);
   ld->numeric = addr_is_unix(host) || addr_from_ip(&to, host, port) == 0;
   expect_host(L, ld, host);
+  ld->conn = lconn_new(L, rt); /* now, so that no link is lost if memory runs out */
   ld->d = dial_new(&rt->turn, host, port, lua_isnil(L, ld->local) ? NULL : &from);
   if (!ld->d) return connect_failed(L, ld, ERR_NOMEM);
   o.q = &ld->d->waiters;
@@ -371,12 +376,15 @@ static int l_adopt(lua_State *L) {
 static const struct opt pipe_keys[] = {
     {"framing", OPT_ANY, 0}, {"limits", OPT_ANY, 0}, {"tls", OPT_ANY, 0}, {NULL, OPT_ANY, 0}};
 
-/* Both ends are at hand: each takes a step in turn until nothing moves any more. */
+/* Both ends are at hand: each takes a step in turn until nothing moves any more.  One that is up
+ * may have last words that the other waits for. */
 static int greet(struct conn *first, struct conn *second) {
   int r1 = ERR_AGAIN, r2 = ERR_AGAIN;
-  for (int i = 0; i < 16 && (r1 == ERR_AGAIN || r2 == ERR_AGAIN); i++) {
-    if (r1 == ERR_AGAIN) r1 = conn_advance(first);
-    if (r2 == ERR_AGAIN) r2 = conn_advance(second);
+  for (int idle = 0; idle < 16 && (r1 == ERR_AGAIN || r2 == ERR_AGAIN); idle++) {
+    bool moved1, moved2;
+    r1 = conn_advance(first, &moved1);
+    r2 = conn_advance(second, &moved2);
+    if (moved1 || moved2) idle = 0;
   }
   return r1 ? r1 : r2;
 }

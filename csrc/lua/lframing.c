@@ -233,12 +233,13 @@ static size_t decode_len(const struct op *o, size_t n) {
   return least(n, o->f.count > first ? o->f.count : first);
 }
 
-/* nil, total_needed.  Who knows no number is given ever more of what is there, then all, then what
- * comes. */
+/* nil, total_needed.  Ever more of what is there is given, then all, then what comes: who knows no
+ * number, or only that one byte more is needed, is not asked again for each of them. */
 static enum verdict wants_more(lua_State *L, struct op *o, size_t given, size_t have) {
   size_t total = lua_isinteger(L, -2) ? (size_t)lua_tointeger(L, -2) : 0;
   size_t grown = least(least(given * DECODE_GROWTH, have), o->f.max);
-  o->f.count = total > given ? total : grown > given ? grown : given + 1;
+  size_t more = total > grown ? total : grown;
+  o->f.count = more > given ? more : given + 1;
   return MORE;
 }
 

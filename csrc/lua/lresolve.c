@@ -12,7 +12,9 @@
  * lookup. */
 struct llookup {
   struct lookup lookup;
-  struct world *world; /* NULL: nothing under way */
+  struct world *world;         /* NULL: nothing under way */
+  struct llookup *prev, *next; /* in the runtime's list */
+  struct rt *rt;
   struct waitq waiters;
   struct addr *list;
   int n, code; /* code ERR_AGAIN: no answer yet */
@@ -24,15 +26,24 @@ static void llookup_drop(struct llookup *ll) {
   ll->world = NULL;
 }
 
+static void llookup_free(struct llookup *ll) {
+  waitq_wake_all(&ll->waiters, ERR_CLOSED);
+  llookup_drop(ll);
+  *(ll->prev ? &ll->prev->next : &ll->rt->lookups) = ll->next;
+  if (ll->next) ll->next->prev = ll->prev;
+  free(ll->list);
+  free(ll);
+}
+
 static int llookup_gc(lua_State *L) {
   struct llookup **at = lua_touserdata(L, 1), *ll = *at;
   *at = NULL;
-  if (!ll) return 0;
-  waitq_wake_all(&ll->waiters, ERR_CLOSED);
-  llookup_drop(ll);
-  free(ll->list);
-  free(ll);
+  if (ll && !ll->rt->closed) llookup_free(ll);
   return 0;
+}
+
+void resolve_fini(struct rt *rt) {
+  while (rt->lookups) llookup_free(rt->lookups);
 }
 
 static void abandon(lua_State *L, struct op *o) {
@@ -76,7 +87,7 @@ static int resolve_run(lua_State *L, struct rt *rt, struct op *o) {
   return push_list(L, ll->list, ll->n);
 }
 
-static struct llookup *llookup_new(lua_State *L) {
+static struct llookup *llookup_new(lua_State *L, struct rt *rt) {
   struct llookup **at = lua_newuserdatauv(L, sizeof *at, 0);
   *at = NULL;
   luaL_setmetatable(L, LOOKUP_NAME);
@@ -85,6 +96,10 @@ static struct llookup *llookup_new(lua_State *L) {
     luaL_error(L, "resolve: not enough memory");
     return NULL;
   }
+  ll->rt = rt;
+  ll->next = rt->lookups;
+  if (ll->next) ll->next->prev = ll;
+  rt->lookups = ll;
   ll->code = ERR_AGAIN;
   ll->lookup = (struct lookup){.done = on_found, .owner = ll};
   return ll;
@@ -117,7 +132,7 @@ static int l_resolve(lua_State *L) {
   luaL_argcheck(L, strlen(host) == n, 1, "a host name has no zero byte");
   refuse_in_finalizer(L, "resolve");
   opts_read(L, 2, keys, &timeout);
-  struct llookup *ll = llookup_new(L);
+  struct llookup *ll = llookup_new(L, rt);
   struct op o = {.run = resolve_run,
                  .what = "resolve",
                  .on = ll,

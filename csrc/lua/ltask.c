@@ -22,6 +22,17 @@ static int l_spawn(lua_State *L) {
   return 1;
 }
 
+/* core.guard(conn, fn, ...): spawns a task; unless that ends without an error, whatever it dies of,
+ * the connection is reset, so that who waits there hears of it */
+static int l_guard(lua_State *L) {
+  const struct lconn *lc = to_lconn(L, 1); /* something that only acts as one is not guarded */
+  struct task *t = task_spawn(L, rt_of(L), lua_gettop(L) - 2, 0);
+  lua_insert(L, 1);
+  lua_setiuservalue(L, 1, TASK_OWN);
+  t->guards = lc ? lc->c : NULL;
+  return 1;
+}
+
 /* ---- join ------------------------------------------------------------------------- */
 
 /* Results stay with the task: it may be joined again. */
@@ -310,8 +321,9 @@ static void set_canceled(lua_State *L) {
 
 void ltask_register(lua_State *L, struct rt *rt) {
   static const luaL_Reg functions[] = {
-      {"spawn", l_spawn}, {"sleep", l_sleep},       {"now", l_now},     {"run", l_run},
-      {"stop", l_stop},   {"on_error", l_on_error}, {"tasks", l_tasks}, {NULL, NULL}};
+      {"spawn", l_spawn},       {"guard", l_guard}, {"sleep", l_sleep},
+      {"now", l_now},           {"run", l_run},     {"stop", l_stop},
+      {"on_error", l_on_error}, {"tasks", l_tasks}, {NULL, NULL}};
   rt_setfuncs(L, rt, functions);
   set_canceled(L);
 }

@@ -328,8 +328,9 @@ static int l_reload(lua_State *L) {
 }
 
 static int lcontext_gc(lua_State *L) {
+  const struct rt *rt = lua_touserdata(L, lua_upvalueindex(1));
   struct lcontext *lc = lua_touserdata(L, 1);
-  tls_context_drop(lc->c);
+  if (!rt->closed) tls_context_drop(lc->c);
   lc->c = NULL;
   return 0;
 }

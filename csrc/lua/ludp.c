@@ -102,6 +102,18 @@ static int l_udp(lua_State *L) {
   return 3;
 }
 
+/* core.work(udp, fn, ...): spawns a task that handles its datagrams; with the last one's end, of
+ * whatever it dies, the socket is closed. */
+static int l_work(lua_State *L) {
+  struct udp *u = check_udp(L);
+  struct task *t = task_spawn(L, rt_of(L), lua_gettop(L) - 2, 0);
+  lua_insert(L, 1);
+  lua_setiuservalue(L, 1, TASK_OWN);
+  t->works = u;
+  udp_join(u);
+  return 1;
+}
+
 /* ---- options of a call -------------------------------------------------------------- */
 
 /* A number or {timeout=, retry=} at idx; otherwise the socket's own timeout. */
@@ -434,7 +446,7 @@ static int l_tostring(lua_State *L) {
 }
 
 void ludp_register(lua_State *L, struct rt *rt) {
-  static const luaL_Reg functions[] = {{"udp", l_udp}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"udp", l_udp}, {"work", l_work}, {NULL, NULL}};
   static const luaL_Reg methods[] = {
       {"recv_from", l_recv_from}, {"recv", l_recv},   {"send_to", l_send_to}, {"send", l_send},
       {"connect", l_connect},     {"close", l_close}, {"closed", l_closed},   {"__close", l_close},

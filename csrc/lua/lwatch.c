@@ -1,11 +1,12 @@
 /* core.watch: a function that runs in a task of its own when a connection is over, though nobody
- * waits for it.
+ * waits for it.  core.tie: two connections that end together.
  * What this is not: a wait; it keeps neither the loop going nor the connection alive. */
 #include <string.h>
 
 #include "rt.h"
 
 #define WATCH_NAME "lunewire.watch"
+#define TIE_NAME   "lunewire.tie"
 
 /* Userdata: user value 1 the function.  Anchored until its job has run. */
 struct lwatch {
@@ -74,10 +75,83 @@ static int l_watch(lua_State *L) {
   return 0;
 }
 
+/* ---- ties ------------------------------------------------------------------------- */
+
+/* Two open connections of which neither outlives the other.  Anchored until it is cut and its job
+ * has run; it keeps neither of them alive. */
+struct ltie {
+  struct attachment ends[2]; /* first */
+  struct conn *conns[2];
+  struct job job;
+  struct rt *rt;
+  int ref;
+};
+
+static void tie_cut(struct ltie *tie) {
+  conn_detach(&tie->ends[0]);
+  conn_detach(&tie->ends[1]);
+  if (tie->ref != LUA_NOREF) job_queue(&tie->rt->turn, &tie->job);
+}
+
+static void tie_run(struct job *j) {
+  struct ltie *tie = (struct ltie *)(void *)((char *)j - offsetof(struct ltie, job));
+  int ref = tie->ref;
+  tie->ref = LUA_NOREF;
+  rt_release(tie->rt->driver, tie->rt, ref);
+}
+
+static void on_first_ended(struct attachment *a) {
+  struct ltie *tie = (struct ltie *)(void *)a;
+  tie_cut(tie);
+  conn_reset(tie->conns[1]);
+}
+
+static void on_second_ended(struct attachment *a) {
+  struct ltie *tie = (struct ltie *)(void *)((char *)a - offsetof(struct ltie, ends[1]));
+  tie_cut(tie);
+  conn_reset(tie->conns[0]);
+}
+
+static int l_cut(lua_State *L) {
+  tie_cut(luaL_checkudata(L, 1, TIE_NAME));
+  return 0;
+}
+
+static void tie_fasten(struct ltie *tie, int i, struct conn *c,
+                       void (*ended)(struct attachment *)) {
+  tie->conns[i] = c;
+  tie->ends[i].ended = ended;
+  conn_attach(c, &tie->ends[i]);
+}
+
+/* core.tie(conn, conn) -> a tie: until it is cut, when one is no longer open the other is reset.
+ * What only acts as a connection, or is closed, is not tied. */
+static int l_tie(lua_State *L) {
+  const struct lconn *a = to_lconn(L, 1), *b = to_lconn(L, 2);
+  struct ltie *tie = lua_newuserdatauv(L, sizeof *tie, 0);
+  memset(tie, 0, sizeof *tie);
+  tie->rt = rt_of(L);
+  tie->ref = LUA_NOREF;
+  tie->job.run = tie_run;
+  luaL_setmetatable(L, TIE_NAME);
+  if (!a || !b) return 1;
+  lua_pushvalue(L, -1);
+  tie->ref = rt_anchor(L, tie->rt); /* which may collect, but both are arguments */
+  if (conn_is_open(a->c) && conn_is_open(b->c)) {
+    tie_fasten(tie, 0, a->c, on_first_ended);
+    tie_fasten(tie, 1, b->c, on_second_ended);
+  } else {
+    tie_cut(tie);
+  }
+  return 1;
+}
+
 void lwatch_register(lua_State *L, struct rt *rt) {
-  static const luaL_Reg functions[] = {{"watch", l_watch}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"watch", l_watch}, {"tie", l_tie}, {NULL, NULL}};
   static const luaL_Reg methods[] = {{NULL, NULL}};
+  static const luaL_Reg tie_methods[] = {{"cut", l_cut}, {NULL, NULL}};
   rt_metatable(L, rt, WATCH_NAME, methods, lwatch_gc);
-  lua_pop(L, 1);
+  rt_metatable(L, rt, TIE_NAME, tie_methods, NULL);
+  lua_pop(L, 2);
   rt_setfuncs(L, rt, functions);
 }

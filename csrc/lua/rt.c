@@ -77,8 +77,9 @@ static const char rt_key;
 static int rt_gc(lua_State *L) {
   struct rt *rt = lua_touserdata(L, 1);
   const double drain = 5;
-  rt->closed = true;
   if (!rt->turn.world) return 0; /* it never opened */
+  resolve_fini(rt);
+  rt->closed = true;
   wait_fini(&rt->main_waiter.wait);
   turn_fini(&rt->turn, drain);
   return 0;

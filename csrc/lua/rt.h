@@ -18,8 +18,10 @@
 #include "../core/turn.h"
 
 struct hello;
+struct llookup;
 struct lserver;
 struct rt;
+struct udp;
 
 /* A call that may have to wait: its arguments, parsed once.  Lives on the C stack until it
  * must wait in a task, then in the task. */
@@ -56,7 +58,7 @@ struct waiter {
 
 enum task_status { TASK_READY, TASK_RUNNING, TASK_WAITING, TASK_DONE, TASK_FAILED, TASK_CANCELED };
 
-enum { TASK_THREAD = 1, TASK_CONN, TASK_VALUES = TASK_CONN }; /* user values */
+enum { TASK_THREAD = 1, TASK_OWN, TASK_VALUES = TASK_OWN }; /* user values */
 
 /* A coroutine that may wait.  Anchored in the runtime until it ends. */
 struct task {
@@ -65,7 +67,9 @@ struct task {
   lua_State *co;
   struct waitq joiners;
   struct lserver *serves;  /* whose handler or hook it is, or NULL */
-  struct conn *own;        /* what ends with it, or NULL: that of TASK_CONN */
+  struct conn *own;        /* what ends with it, or NULL: that of TASK_OWN */
+  struct udp *works;       /* whose datagrams it handles, or NULL: that of TASK_OWN */
+  struct conn *guards;     /* what is reset unless it ends well, or NULL: that of TASK_OWN */
   int ref;                 /* its anchor */
   int traceback;           /* anchor of the traceback of its death, or LUA_NOREF */
   uint16_t calls;          /* served in this turn without waiting */
@@ -102,6 +106,7 @@ struct rt {
   bool main_woken, stopped, closed;
   bool in_hook;                           /* a function of the user's runs that must not wait */
   struct lserver *servers;                /* that have not ended */
+  struct llookup *lookups;                /* all */
   struct hello *first_hello, *last_hello; /* handshakes of accepted connections, oldest first */
   unsigned hellos;
   struct quit quit;
@@ -150,6 +155,8 @@ static inline bool rt_in_task(const struct rt *rt) { return rt->running != NULL;
 struct task *task_spawn(lua_State *L, struct rt *rt, int nargs, int closes);
 /* [-0, +1] The Conn that ends with the task, or nil. */
 void task_push_own_conn(lua_State *L, const struct task *t);
+/* [-0, +1] The text of the error at index 1, whose __tostring may raise in its turn. */
+const char *task_push_error_text(lua_State *L);
 /* [-0, +1] What an uncaught error goes to. */
 void task_push_reporter(lua_State *L, const struct rt *rt);
 static inline bool task_ended(const struct task *t) { return t->status >= TASK_DONE; }
@@ -160,6 +167,11 @@ static inline bool task_ended(const struct task *t) { return t->status >= TASK_D
 bool serve_push_on_error(lua_State *L, const struct lserver *ls);
 /* The task of a handler or hook has ended. */
 void serve_task_ended(struct lserver *ls);
+
+/* ---- lresolve.c ------------------------------------------------------------------- */
+
+/* The state is closed: lookups that are left, whose finalizers had no memory to run, are freed. */
+void resolve_fini(struct rt *rt);
 
 /* ---- op.c ------------------------------------------------------------------------ */
 
@@ -308,9 +320,15 @@ void conn_opts_apply(struct link *l, const struct conn_opts *o);
 /* A boolean or a table of times at idx; raises otherwise. */
 struct keepalive check_keepalive(lua_State *L, int idx);
 
-static inline const struct lconn *check_lconn(lua_State *L, int idx) {
+/* The Conn at idx, or NULL if it is none. */
+static inline const struct lconn *to_lconn(lua_State *L, int idx) {
   const struct lconn *lc = lua_touserdata(L, idx);
-  if (lc && lua_rawlen(L, idx) == sizeof *lc && lc->mark == &lconn_mark && lc->c) return lc;
+  bool is = lc && lua_rawlen(L, idx) == sizeof *lc && lc->mark == &lconn_mark && lc->c;
+  return is ? lc : NULL;
+}
+static inline const struct lconn *check_lconn(lua_State *L, int idx) {
+  const struct lconn *lc = to_lconn(L, idx);
+  if (lc) return lc;
   luaL_typeerror(L, idx, "Conn");
   __builtin_unreachable(); /* that raised */
 }

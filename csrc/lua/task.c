@@ -10,6 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../core/udp.h"
+
 /* A yield of ours carries this value; any other comes from the user's own coroutine.yield. */
 static const char sentinel;
 const char canceled_key; /* registry: wire.CANCELED */
@@ -52,8 +54,7 @@ static int error_text(lua_State *L) {
   return 1;
 }
 
-/* [-0, +1] The text of the error at index 1, whose __tostring may raise in its turn. */
-static const char *push_error_text(lua_State *L) {
+const char *task_push_error_text(lua_State *L) {
   lua_pushcfunction(L, error_text);
   lua_pushvalue(L, 1);
   if (lua_pcall(L, 1, 1, 0) != LUA_OK) {
@@ -83,7 +84,7 @@ static void push_traceback(lua_State *L, const struct task *t) {
 static int note_death(lua_State *L) {
   struct task *t = lua_touserdata(L, 1);
   lua_remove(L, 1);
-  luaL_traceback(L, L, push_error_text(L), 2);
+  luaL_traceback(L, L, task_push_error_text(L), 2);
   keep_traceback(L, t);
   return 0;
 }
@@ -120,7 +121,7 @@ void task_push_reporter(lua_State *L, const struct rt *rt) {
 
 void task_push_own_conn(lua_State *L, const struct task *t) {
   push_task(L, t);
-  lua_getiuservalue(L, -1, TASK_CONN);
+  lua_getiuservalue(L, -1, TASK_OWN);
   lua_remove(L, -2);
 }
 
@@ -212,6 +213,8 @@ static void task_end(struct task *t) {
   struct rt *rt = t->rt;
   if (t->own) t->own->user = NULL;
   if (t->serves) serve_task_ended(t->serves);
+  if (t->works) udp_leave(t->works);
+  if (t->guards && t->outcome != TASK_DONE) conn_reset(t->guards);
   t->status = t->outcome;
   waitq_wake_all(&t->joiners, 0);
   wait_fini(&t->w.wait);
@@ -314,7 +317,7 @@ static struct task *task_new(lua_State *L, struct rt *rt) {
 static void task_own(lua_State *L, struct task *t, int idx) {
   const struct lconn *lc = lua_touserdata(L, idx);
   lua_pushvalue(L, idx);
-  lua_setiuservalue(L, -2, TASK_CONN);
+  lua_setiuservalue(L, -2, TASK_OWN);
   t->own = lc->c;
 }
 

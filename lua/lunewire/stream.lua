@@ -253,13 +253,15 @@ function stream.relay(a, b, opts)
     a = a, b = b, ab = 0, ba = 0, last = now,
     idle = opts.idle_timeout or HUGE, due = now + (opts.timeout or HUGE),
   }, Relay)
-  local other = core.spawn(pump_back, r)
+  local tie = core.tie(a, b)
+  local other = core.guard(a, pump_back, r) -- if that dies at once, nobody else could wake pump
   pump(r, a, b, "ab")
   local ended, message, code = other:join()
   if not ended then fail(r, message, code) end
   if r.raised ~= nil then error(r.raised, 0) end
   if r.code then return nil, r.message, r.code, r.ab, r.ba end
   r.over = true
+  tie:cut()
   a:close()
   b:close()
   return r.ab, r.ba

@@ -47,7 +47,8 @@ end
 -- from the beginning; while all are busy another one is started, up to the limit. With one the
 -- datagrams are handled in order.
 
-local services = {} -- of all sockets that are served, by socket
+-- Of all sockets that are served, by socket; a worker that waits keeps its own alive.
+local services = setmetatable({}, { __mode = "k" })
 
 local Worker = {}
 
@@ -55,19 +56,17 @@ local work
 
 local function start_worker(service)
   local worker = setmetatable({ service = service, idle = false, done = false }, Worker)
-  core.spawn(work, worker)
+  core.work(service.socket, work, worker)
   service.count = service.count + 1
 end
 
--- One that died of a handler's error is replaced; the last to leave closes the socket.
+-- One that died of a handler's error is replaced; when none is left the socket is closed.
 function Worker.__close(worker)
   local service = worker.service
   service.count = service.count - 1
   if worker.idle then service.idle = service.idle - 1 end
   local goes_on = not worker.done and not service.socket:closed()
-  if goes_on and pcall(start_worker, service) or service.count > 0 then return end
-  service.socket:close()
-  services[service.socket] = nil
+  if goes_on then pcall(start_worker, service) end
 end
 
 local function receive(worker)
@@ -124,8 +123,8 @@ function udp.serve(addr, opts, handler)
   if not socket then return nil, workers, drain_timeout end -- nil, message, code
   local service = { socket = socket, handler = handler, limit = workers,
     drain_timeout = drain_timeout, count = 0, idle = 0 }
-  start_worker(service)
   services[socket] = service
+  start_worker(service)
   return socket
 end
 
@@ -135,7 +134,7 @@ end
 local function drain(service)
   local limit = core.now() + service.drain_timeout
   service.socket:set_recv_deadline(core.now())
-  while service.count > 0 and core.now() < limit do core.sleep(LOOK) end
+  while not service.socket:closed() and core.now() < limit do core.sleep(LOOK) end
   service.socket:close()
 end
 

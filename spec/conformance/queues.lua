@@ -294,8 +294,9 @@ local function ends(pair)
       tools.put(a, "x")
       b:close()
       local closed = 0
-      for i, code in ipairs(tools.results(tasks)) do
-        closed = closed + (code == "ECLOSED" and 1 or 0)
+      local codes = tools.results(tasks)
+      for i = 1, 5 do
+        closed = closed + (codes[i] == "ECLOSED" and 1 or 0)
         assert.equal(1, returns[i])
       end
       assert.is_true(closed >= 4) -- the byte may have come first, for one of them

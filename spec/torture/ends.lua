@@ -1,0 +1,115 @@
+-- Scenarios of ends: connections closed in all ways, states closed with everything in flight.
+-- What this is not: what must hold afterwards (recovery.lua, and run.c for states).
+local wire = require "lunewire"
+
+local WAIT <const> = 0.3
+
+-- Runs fn with both ends of a TCP connection and of a pipe.
+local function on_pairs(fn)
+  return function()
+    wire.run(function()
+      local a, b = assert(wire.pipe())
+      a:set_timeout(WAIT)
+      b:set_timeout(WAIT)
+      fn(a, b)
+      local server <close> = assert(wire.listen "127.0.0.1:0")
+      local c <close> = assert(wire.connect(server:addr(), { timeout = WAIT }))
+      local d <close> = assert(server:accept(WAIT))
+      c:set_timeout(WAIT)
+      d:set_timeout(WAIT)
+      fn(c, d)
+    end)
+  end
+end
+
+local function make_contexts()
+  return {
+    server = assert(wire.tls_context { cert = os.getenv "TORTURE_CERT",
+      key = os.getenv "TORTURE_KEY" }),
+    client = assert(wire.tls_context { ca = os.getenv "TORTURE_CA" }),
+  }
+end
+
+-- A bit of everything, under way.
+local function begin_everything(contexts)
+  local server = assert(wire.serve("127.0.0.1:0", { on_close = function() end }, function(conn)
+    conn:send(("unsent"):rep(100000))
+    for line in conn:lines() do conn:send(line, "\n") end
+  end))
+  local tls = assert(wire.serve("127.0.0.1:0", { tls = contexts.server }, function(conn)
+    conn:recv_line()
+  end))
+  local conns = {}
+  for i = 1, 3 do conns[i] = assert(wire.connect(server:addr())) end
+  wire.spawn(function() conns[1]:recv(1000000) end)
+  wire.spawn(wire.connect, tls:addr(), { tls = contexts.client })
+  wire.spawn(function() assert(wire.udp "127.0.0.1:0"):recv() end)
+  wire.spawn(wire.resolve, "localhost")
+  wire.spawn(wire.sleep, 100)
+  wire.every(0.001, function() end)
+  local a = wire.pipe()
+  a:send "to nobody"
+  conns[2]:close()
+  local channel = wire.channel()
+  wire.spawn(channel.send, channel, 1)
+  return conns
+end
+
+return {
+  { name = "close", body = on_pairs(function(a, b)
+    assert(a:send "last words" and a:close() and a:close())
+    assert(b:recv(10) == "last words" and not b:recv())
+    assert(b:close() and not b:send "x")
+  end) },
+  { name = "close while others wait", body = on_pairs(function(a)
+    local reader = wire.spawn(function() return select(3, a:recv()) end)
+    local writer = wire.spawn(function()
+      local ok, message, code = true
+      while ok do ok, message, code = a:send(("x"):rep(100000)) end
+      return message, code
+    end)
+    wire.sleep(0)
+    wire.sleep(0)
+    a:close()
+    assert(reader:join(WAIT) and writer:join(WAIT))
+  end) },
+  { name = "reset", body = on_pairs(function(a, b)
+    assert(a:send "lost" and a:reset())
+    b:recv(4)
+    assert(not b:recv())
+  end) },
+  { name = "half close", body = on_pairs(function(a, b)
+    assert(a:send "first" and a:close_write())
+    assert(b:recv(5) == "first" and not b:recv() and b:send "second")
+    assert(a:recv(6) == "second")
+  end) },
+  { name = "delayed close", body = on_pairs(function(a, b)
+    assert(a:close(0.002) and b:reset(0.004))
+    assert(not b:recv() and a:closed())
+  end) },
+  { name = "collected", body = on_pairs(function(a)
+    a:send "unread"
+    local task = wire.spawn(function()
+      local x = wire.pipe()
+      x:recv(1, { timeout = 0.001 })
+    end)
+    task:join()
+    collectgarbage()
+  end) },
+  { name = "closed in flight", abrupt = true, prepare = make_contexts, body = function(contexts)
+    wire.run(function()
+      local kept = begin_everything(contexts)
+      for _ = 1, 3 do wire.sleep(0) end
+      return kept
+    end)
+  end },
+  { name = "closed before it ran", abrupt = true, prepare = make_contexts,
+    body = begin_everything },
+  { name = "exit in flight", abrupt = true, prepare = make_contexts, body = function(contexts)
+    wire.run(function()
+      local kept = begin_everything(contexts)
+      for _ = 1, 3 do wire.sleep(0) end
+      os.exit(kept and true, true)
+    end)
+  end },
+}
