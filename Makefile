@@ -10,10 +10,15 @@
 #   make torture-short   the same with a few of the allocations of each
 #   make fuzz       fuzzes every target of spec/fuzz, FUZZ_SECONDS=60 each; FUZZ=name: only that one
 #   make fuzz-merge keeps of what it found the inputs that matter
+#   make test-faults   the tests again over links that misbehave; MODE=...: only in these modes
+#   make test-faults-short   the conformance of connections, with all faults at once
 #   make test-gc    the specs again with Lua's collector at its most aggressive, in three ways
 #   make test-apicheck   the specs again in a Lua that asserts what it expects of its callers
 #   make test-gc-short, test-apicheck-short   the hardest of these over the main specs, in a minute
-#   make soak       scale and soak, an hour: SOAK_SECONDS=600 is the mixed part alone
+#   make drain      SIGTERM under load, at DRAIN_ROUNDS=1000 random moments, in 8 minutes
+#   make slow-peers what 1,000 slow peers cost the others: p99 with and without them
+#   make amplification   what a byte from the network costs at most, in instructions (valgrind)
+#   make soak       scale and soak, half an hour; SOAK_SECONDS=600 is its mixed part, ROWS=... some
 #   make soak-short  a little of it, in a minute
 #   make bench      installs peers and measures lunewire beside them, for 12 minutes
 #   make bench-quick   one short round of it: are all replies right?
@@ -60,6 +65,7 @@ FUZZ_OBJ := $(FUZZ_SRC:%.c=$(BUILD)/obj/%.o)
 MODULE := $(BUILD)/lunewire/core.so
 TESTS := $(BUILD)/core_tests
 GC_HOOKS := $(BUILD)/gc_hooks.so
+SOAK_SRC := spec/soak/heap.c
 HEAP := $(BUILD)/soak/heap.so
 LOAD := $(BUILD)/bench/load
 FLOORS := $(FLOOR_SRC:bench/servers/%.c=$(BUILD)/bench/%)
@@ -111,7 +117,7 @@ $(TESTS): $(CORE_OBJ) $(TEST_OBJ)
 	$(Q)$(LINK) -o $@ $^ $(LIBS)
 
 $(GC_HOOKS): $(BUILD)/obj/spec/gc_hooks.o
-$(HEAP): $(BUILD)/obj/spec/soak/heap.o
+$(HEAP): $(SOAK_SRC:%.c=$(BUILD)/obj/%.o)
 $(GC_HOOKS) $(HEAP):
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
@@ -144,7 +150,7 @@ $(CORE_OBJ) $(BINDING_OBJ) $(FLOOR_OBJ): EXTRA := -fvisibility=hidden
 $(TEST_OBJ): EXTRA := -Icsrc/core
 $(FUZZ_OBJ): EXTRA := -Icsrc/core -Ispec/core
 
--include $(BUILD)/obj/spec/soak/heap.d $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(LOAD_OBJ:.o=.d) \
+-include $(SOAK_SRC:%.c=$(BUILD)/obj/%.d) $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(LOAD_OBJ:.o=.d) \
   $(FLOOR_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)
 
 # ---- running and testing ------------------------------------------------------------
@@ -159,7 +165,8 @@ run:
 
 test:
 	@.ci/need run test
-	@$(AGAIN) all tests fuzz-replay bench-build
+	@$(AGAIN) all tests bench-build
+	@$(AGAIN) fuzz-replay BUILD=$(BUILD)/replay LTO=
 	@.ci/suite plain $(BUILD) $(SPEC)
 
 sanitize:
@@ -175,7 +182,8 @@ valgrind:
 	@.ci/suite valgrind $(BUILD)/valgrind $(SPEC)
 
 # Every target is a program of fuzz_NAME.c, its own NAME_*.c, what all share (lib_*.c), the library
-# and Lua; beside libFuzzer, or beside replay.c, which runs the corpus as a test.
+# and Lua; beside libFuzzer, or beside replay.c, which runs the corpus as a test.  Each linked as one
+# program would take longer than all of its inputs: those of `make test` are built apart, without LTO.
 FUZZ_NAMES := $(patsubst spec/fuzz/fuzz_%.c,%,$(filter spec/fuzz/fuzz_%,$(FUZZ_SRC)))
 FUZZ_PROGRAMS := $(FUZZ_NAMES:%=$(BUILD)/fuzz/%)
 LUA_LIB ?= $(or $(shell pkg-config --libs-only-L --libs-only-l lua$(LUA_VERSION) 2>/dev/null),\
@@ -187,9 +195,17 @@ fuzz_obj = $(filter $(foreach n,fuzz_$(1) $(1)_% lib_% $(if $(FUZZER),,replay),\
 $(FUZZ_PROGRAMS): $(BUILD)/fuzz/%: $$(call fuzz_obj,$$*) $(CORE_OBJ) $(BINDING_OBJ)
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
-	$(Q)$(LINK) $(if $(FUZZER),-fsanitize=fuzzer) -o $@ $^ $(LIBS) $(LUA_LIB)
+	$(Q)$(LINK) $(if $(FUZZER),-fsanitize=fuzzer) -o $@ $(filter-out $(WITHOUT),$^) \
+	  $(LIBS) $(LUA_LIB)
+
+# Nothing leaves the host, and nothing is left on it: see fuzz_options.c.
+$(BUILD)/fuzz/options: private LDFLAGS += -Wl,--wrap=getaddrinfo,--wrap=connect,--wrap=bind,--wrap=sendto
+# Its world is its own: time jumps, and sockets are pipes.
+$(BUILD)/fuzz/api: WITHOUT := $(BUILD)/obj/csrc/core/world_uv.o
 
 fuzz-replay: $(FUZZ_PROGRAMS)
+	@:
+fuzz-objects: $(FUZZ_OBJ)
 	@:
 fuzz-build:
 	@.ci/need run fuzz
@@ -201,8 +217,8 @@ fuzz-merge: fuzz-build
 	@spec/fuzz/run --merge $(BUILD)/fuzzer $(or $(FUZZ),$(FUZZ_NAMES))
 
 # Lua in other modes of its own; in short over the specs that go through all of the binding.
-SHORT := cancel channel client co finalizer framing_lua lifetime options pool request run \
-  semaphore serve_udp server server_hooks start_tls stream task timer udp wait
+SHORT := cancel channel channel_end client co finalizer framing_lua options pool request semaphore \
+  serve_udp server_exit server_hooks server_options shutdown start_tls stream task timer udp wait
 GC_MODES := gc-hooks gc-incremental gc-generational
 test-gc:
 	@.ci/need run test
@@ -221,6 +237,25 @@ test-apicheck:
 	@.ci/need run test apicheck
 	@$(AGAIN) all tests bench-build
 	@.ci/suite apicheck $(BUILD) $(SPEC)
+
+DRAIN_ROUNDS ?= 1000
+drain:
+	@.ci/need run test
+	@$(AGAIN) all
+	@LUNEWIRE_DRAIN_ROUNDS=$(DRAIN_ROUNDS) LUA_PATH="./lua/?.lua;./lua/?/init.lua;./?.lua;;" \
+	  $(LUA) "$$(command -v busted)" --cpath "./$(BUILD)/?.so" spec/drain_spec.lua
+
+.PHONY: slow-peers amplification
+SCENARIO = LUA_PATH="./lua/?.lua;./lua/?/init.lua;./?.lua;;" LUA_CPATH="./$(BUILD)/?.so;;" \
+  $(LUA) spec/scenarios
+slow-peers:
+	@.ci/need run test
+	@$(AGAIN) all bench-build
+	@$(SCENARIO)/slow_peers.lua $(PEERS)
+amplification:
+	@.ci/need run test valgrind
+	@$(AGAIN) all
+	@$(SCENARIO)/amplification.lua $(KIND)
 
 SOAK_SECONDS ?= 600
 SOAK = LUA_PATH="./lua/?.lua;./lua/?/init.lua;./?.lua;;" LUA_CPATH="./$(BUILD)/?.so;;" \
@@ -263,15 +298,46 @@ torture-host: $(TORTURE)
 
 # Linking as one program would lose the seam between the module and its allocator.
 .PHONY: torture-host torture torture-short
-torture torture-short:
+torture:
 	@.ci/need run test
 	@$(AGAIN) torture-host BUILD=$(BUILD)/torture LTO= CC=gcc
-	@LUA_PATH="lua/?.lua;lua/?/init.lua;./?.lua;;" $(BUILD)/torture/torture_host \
-	  $(if $(filter %short,$@),-s) $(ARGS)
+	@LUA_PATH="lua/?.lua;lua/?/init.lua;./?.lua;;" $(BUILD)/torture/torture_host $(ARGS)
+torture-short:
+	@$(AGAIN) torture ARGS=-s
 
 docs:
 	@.ci/need docs
 	.ci/reference docs/reference.md
+
+# ---- faults -------------------------------------------------------------------------
+
+# The library as it is, but what opens links gives faulty ones, put there by the linker.
+FAULT_SRC := $(sort $(wildcard spec/faults/*.c))
+FAULT_OBJ := $(FAULT_SRC:%.c=$(BUILD)/obj/%.o)
+FAULT_WRAPS := world_uv_open link_pipe_open link_tls_open link_is_tls link_tls_is_silent \
+  link_tls_advance link_tls_fact link_tls_resumed link_tls_cert link_tls_cert_names
+FAULT_MODES := reads1 reads writes1 writes again delay all all+tls resets
+FAULT_SHORT := spec/conn_spec.lua spec/conn_tls13_spec.lua spec/conn_tls_pipe_spec.lua
+
+ifdef FAULTS
+$(MODULE): $(FAULT_OBJ)
+$(TESTS): $(filter-out %/lfaults.o,$(FAULT_OBJ))
+$(MODULE) $(TESTS): private LDFLAGS += $(FAULT_WRAPS:%=-Wl,--wrap=%)
+else
+$(TESTS): $(filter %/link_fault.o,$(FAULT_OBJ))
+endif
+$(FAULT_OBJ): EXTRA := -fvisibility=hidden -Icsrc/core
+$(TEST_OBJ): EXTRA += -Ispec/faults
+HEADERS += $(sort $(wildcard spec/faults/*.h))
+-include $(FAULT_OBJ:.o=.d)
+
+fault-build:
+	@.ci/need run test
+	@$(AGAIN) all tests BUILD=$(BUILD)/faults LTO= FAULTS=1
+test-faults: fault-build
+	@.ci/faults $(BUILD)/faults "$(or $(MODE),$(FAULT_MODES))" $(SPEC)
+test-faults-short: fault-build
+	@.ci/faults --together $(BUILD)/faults all $(FAULT_SHORT)
 
 # ---- checks -------------------------------------------------------------------------
 
@@ -280,10 +346,10 @@ check:
 	@$(AGAIN) -k check-gcc check-clang check-poller check-format check-tidy check-lua check-layout check-rock
 
 check-gcc:
-	@$(AGAIN) all tests fuzz-replay bench-build BUILD=$(BUILD)/check/gcc CC=gcc WERROR=1
+	@$(AGAIN) all tests fuzz-objects bench-build BUILD=$(BUILD)/check/gcc CC=gcc WERROR=1
 
 check-clang:
-	@$(AGAIN) all tests fuzz-replay bench-build BUILD=$(BUILD)/check/clang CC=$(CLANG) WERROR=1
+	@$(AGAIN) all tests fuzz-objects bench-build BUILD=$(BUILD)/check/clang CC=$(CLANG) WERROR=1
 
 # The form that systems without epoll get.
 check-poller:
@@ -294,7 +360,7 @@ check-poller:
 check-format:
 	@echo "  FORMAT"
 	$(Q)clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(LOAD_SRC) \
-	  $(FLOOR_SRC) $(FUZZ_SRC) $(TORTURE_SRC) $(HEADERS) $(wildcard spec/*.c)
+	  $(FLOOR_SRC) $(FUZZ_SRC) $(TORTURE_SRC) $(FAULT_SRC) $(SOAK_SRC) $(HEADERS) $(wildcard spec/*.c)
 
 check-tidy:
 	@echo "  TIDY  csrc"
@@ -303,7 +369,8 @@ check-tidy:
 
 check-lua:
 	@echo "  LUACHECK"
-	$(Q)luacheck --quiet --no-color lua spec examples docs $(wildcard bench) rockspec/*.rockspec
+	$(Q)luacheck --quiet --no-color lua spec examples docs $(wildcard bench) rockspec/*.rockspec \
+	  .ci/reliability .ci/reliability-rows.lua
 
 check-layout: all
 	.ci/layout $(MODULE)
@@ -321,9 +388,10 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all tests run test sanitize valgrind fuzz fuzz-build fuzz-replay fuzz-merge bench \
+.PHONY: all tests run test sanitize valgrind drain fuzz fuzz-build fuzz-objects fuzz-replay fuzz-merge bench \
   bench-quick bench-build docs check check-gcc check-clang check-poller check-format check-tidy \
   check-lua check-layout check-rock install clean FORCE
+.PHONY: fault-build test-faults test-faults-short
 .PHONY: all tests run test test-gc test-gc-short test-apicheck test-apicheck-short sanitize \
   valgrind bench bench-quick bench-build docs check check-gcc check-clang check-poller \
   check-format check-tidy check-lua check-layout check-rock install clean FORCE

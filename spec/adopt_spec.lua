@@ -185,15 +185,17 @@ describe("wire.adopt", function()
   end)
 
   it("takes an idle timeout, and a number as the timeout of each call", function()
-    local peer = with_descriptor [[
+    local peer, ours = with_descriptor [[
       local conn = assert(wire.adopt(3, { idle_timeout = 0.05, keepalive = false }))
       print(select(3, conn:recv(1, 10)))
       print(conn:option "keepalive")
       conn:close()
     ]]
     check_output(peer, "ETIMEDOUT\nfalse\n")
-    peer = with_descriptor [[print(select(3, wire.adopt(3, 0.05):recv(1)))]]
+    fails("EOF", ours:recv(1))
+    peer, ours = with_descriptor [[print(select(3, wire.adopt(3, 0.05):recv(1)))]]
     check_output(peer, "ETIMEDOUT\n")
+    fails("EOF", ours:recv(1))
   end)
 
   it("raises for options and descriptors that cannot be, and takes nothing over", function()

@@ -75,7 +75,7 @@ describe("task:cancel", function()
       .. "which has accepted nothing", function()
       local client, server = transport.pair { limits = { high_water = 1000 } }
       local block, sent = ("x"):rep(100000), 0
-      while client:send(block, { timeout = 0.05 }) do sent = sent + #block end
+      while client:send(block, { timeout = 0.05 * support.slowness }) do sent = sent + #block end
       assert_canceled_in(client.send, client, "never accepted")
       client:close()
       assert.equal(sent, #server:read "a")

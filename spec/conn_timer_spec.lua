@@ -15,7 +15,7 @@ end
 
 local function runs(pair)
   it("after runs its function once, with its arguments only", function()
-    local a = pair()
+    local a, _ = pair()
     local got
     a:after(0.02, function(...) got = table.pack(...) end, 1, nil, "x", nil)
     tools.await(function() return got end)
@@ -25,7 +25,7 @@ local function runs(pair)
   end)
 
   it("every runs its function again and again", function()
-    local a = pair()
+    local a, _ = pair()
     local count, calls = counter()
     local timer = a:every(0.01, count)
     tools.await(function() return calls.n >= 3 end)
@@ -47,7 +47,7 @@ local function runs(pair)
   end)
 
   it("its errors are reported and end nothing", function()
-    local a = pair()
+    local a, _ = pair()
     local n = 0
     a:every(0.01, function()
       n = n + 1
@@ -59,7 +59,7 @@ local function runs(pair)
   end)
 
   it("a timer that never fires keeps nothing alive", function()
-    local a = pair()
+    local a, _ = pair()
     local count, calls = counter()
     local timer = a:after(math.huge, count)
     assert.equal(0, census().timers)
@@ -69,7 +69,7 @@ local function runs(pair)
   end)
 
   it("raises as after and every do", function()
-    local a = pair()
+    local a, _ = pair()
     raises("number expected", a.after, a, "soon", print)
     raises("function expected", a.after, a, 1)
     raises("interval", a.every, a, 0, print)
@@ -91,7 +91,7 @@ local function ends(pair)
 
   for _, how in ipairs { "close", "reset" } do
     it("trap: a heartbeat ends with its connection, by " .. how, function()
-      local a = pair()
+      local a, _ = pair()
       local count, calls = counter()
       local timer = a:every(0.01, count)
       tools.await(function() return calls.n >= 2 end)
@@ -100,7 +100,7 @@ local function ends(pair)
     end)
 
     it("an after that is still to come never does, by " .. how, function()
-      local a = pair()
+      local a, _ = pair()
       local count, calls = counter()
       local timer = a:after(0.02, count)
       a[how](a)
@@ -109,12 +109,13 @@ local function ends(pair)
     end)
 
     it("a delayed end takes its timers along when it comes, by " .. how, function()
-      local a = pair()
+      local a, _ = pair()
       local count, calls = counter()
       local timer = a:every(0.01, count)
-      a[how](a, 0.1)
       tools.await(function() return calls.n >= 2 end)
+      a[how](a, 0.1)
       assert.is_false(a:closed())
+      assert.equal(1, census().timers)
       tools.await(function() return a:closed() end)
       check_over(timer, calls)
     end)
@@ -144,7 +145,7 @@ local function ends(pair)
     local seen = setmetatable({}, { __mode = "k" })
     local calls = 0
     do
-      local a = pair()
+      local a, _ = pair()
       seen[a] = true
       a:after(0.05, function()
         calls = calls + 1
@@ -161,7 +162,7 @@ local function ends(pair)
   end)
 
   it("trap: a run that has not begun when the connection closes never does", function()
-    local a = pair()
+    local a, _ = pair()
     local count, calls = counter()
     local after, every = a:after(0.01, count), a:every(0.01, count)
     local busy = wire.now() + 0.03
@@ -178,7 +179,7 @@ local function ends(pair)
 
   it("trap: neither does one that was spawned already", function()
     for yields = 0, 3 do
-      local a = pair()
+      local a, _ = pair()
       local after_close = 0
       local function late() if a:closed() then after_close = after_close + 1 end end
       a:after(0.01, late)
@@ -195,7 +196,7 @@ local function ends(pair)
   end)
 
   it("a run under way goes on", function()
-    local a = pair()
+    local a, _ = pair()
     local begun, over = false, false
     a:every(0.01, function()
       begun = true
@@ -208,7 +209,7 @@ local function ends(pair)
   end)
 
   it("a run may close its own connection", function()
-    local a = pair()
+    local a, _ = pair()
     local count, calls = counter()
     local timer = a:every(0.01, function()
       count()
@@ -221,7 +222,7 @@ local function ends(pair)
 
   it("a cancelled timer leaves the others, wherever it stands among them", function()
     for gone = 1, 3 do
-      local a = pair()
+      local a, _ = pair()
       local timers = {}
       for i = 1, 3 do timers[i] = a:after(60, print) end
       assert.is_true(timers[gone]:cancel())
@@ -232,7 +233,7 @@ local function ends(pair)
   end)
 
   it("on a closed connection a timer is over from the beginning", function()
-    local a = pair()
+    local a, _ = pair()
     local count, calls = counter()
     a:close()
     check_over(a:after(0, count), calls)

@@ -155,6 +155,16 @@ describe("a framing in Lua that decodes", function()
     close_both(a, b)
   end)
 
+  it("is ECLOSED after the close, also where no next message was known", function()
+    local a, b = with_decoder(netstring.decode, { limits = { frame = 4 } })
+    assert(a:send "9:123456789,")
+    support.fails("EMSGSIZE", b:recv_frame())
+    support.fails("EPROTO", b:recv_frame())
+    b:close()
+    support.fails("ECLOSED", b:recv_frame())
+    a:close()
+  end)
+
   it("and consumes more than there is, or less than nothing, is misuse", function()
     for _, consumed in ipairs { 5, math.maxinteger, -1, 1.5, "four", false } do
       local a, b = with_decoder(function(bytes) return bytes, consumed end)

@@ -16,7 +16,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FUNCTIONS = 1024 }; /* a power of two above the number of C functions that are called */
+enum {
+  FUNCTIONS = 1024, /* a power of two above the number of C functions that are called */
+  DEEP = 500        /* levels of calls, more than any script has that is to go well */
+};
 
 struct function {
   lua_CFunction f;
@@ -39,16 +42,20 @@ static unsigned below(unsigned n) {
   return (unsigned)(seed >> 33) % n;
 }
 
-/* A collection that a script has stopped stays so. */
-static bool may_collect(lua_State *L) { return lua_gc(L, LUA_GCISRUNNING) == 1; }
+/* A collection that a script has stopped stays so.  On the way to a stack overflow each would look
+ * at a hundred thousand frames: one in 50 will do. */
+static bool may_collect(lua_State *L) {
+  lua_Debug ar;
+  return lua_gc(L, LUA_GCISRUNNING) == 1 && (!lua_getstack(L, DEEP, &ar) || below(50) == 0);
+}
 
-/* Without a pause between cycles, each of which is one step, an allocation is a collection.
- * The zeroes of the manual's defaults would leave the values as they are. */
+/* Without a pause between cycles, of which each is one step (of 2^40 bytes), an allocation is a
+ * collection. */
 static void press(lua_State *L, bool hard) {
   if (pressed == hard) return;
   pressed = hard;
   if (hard) {
-    lua_gc(L, LUA_GCINC, 1, 1000, 60);
+    lua_gc(L, LUA_GCINC, 1, 1000, 40);
     lua_gc(L, LUA_GCCOLLECT);
   } else {
     lua_gc(L, LUA_GCINC, 200, 100, 13);
@@ -87,12 +94,14 @@ static void set_hook(lua_State *L) {
 }
 
 static void hook(lua_State *L, lua_Debug *ar) {
-  bool is_call = ar->event == LUA_HOOKCALL || ar->event == LUA_HOOKTAILCALL;
-  if (!may_collect(L)) return;
-  press(L, is_call && is_chosen(L, ar));
-  if (ar->event != LUA_HOOKCOUNT) return;
+  bool counted = ar->event == LUA_HOOKCOUNT;
+  bool called = ar->event == LUA_HOOKCALL || ar->event == LUA_HOOKTAILCALL;
+  bool chosen = called && is_chosen(L, ar);
+  bool collects = (counted || chosen) && may_collect(L);
+  press(L, chosen && collects);
+  if (!counted || !collects) return; /* to set a hook costs as much as the stack is deep */
   lua_gc(L, LUA_GCCOLLECT);
-  set_hook(L);
+  if (lua_gethook(L) == hook) set_hook(L); /* and not that with which lua5.4 obeys a SIGINT */
 }
 
 int gc_hooks(lua_State *L) {

@@ -7,8 +7,6 @@ local wire = require "lunewire"
 local heap = require "spec.scenarios.heap"
 local pki = require "spec.pki"
 
-if not heap.possible then return end
-
 local KIB <const> = 1024
 
 local SERVER <const> = [[
@@ -184,13 +182,21 @@ end
 local function check(name, limit, more, secure)
   local most = most_held(name, limit, secure)
   assert.is_true(most <= limit + more, most)
+  assert.equal(heap.possible, most > 0)
 end
 
 describe("one connection holds little more than its limit", function()
   -- What a loop keeps for others is not the connection's; `unread` fills that.
   local kept = { unread = 2400 * KIB }
 
-  for name in pairs(WAYS) do
+  -- Where nothing is measured it is for the observer.
+  local names = { "recv_line", "recv_until", "header", "in_lua", "nobody" }
+  if heap.possible then
+    names = {}
+    for name in pairs(WAYS) do names[#names + 1] = name end
+  end
+
+  for _, name in ipairs(names) do
     for _, limit in ipairs { 1000, 100000 } do
       support.it(("received by %s, with a limit of %d"):format(name, limit), function()
         check(name, limit, 66 * KIB + (kept[name] or 0))

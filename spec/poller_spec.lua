@@ -8,7 +8,7 @@ local it, it_outside, fails, raises = support.it, support.it_outside, support.fa
 
 -- Runs a Python program that has `s`, a socket connected to us -> its peer object, our end.
 local function with_python(family, program)
-  local at = family == "AF_UNIX" and ("unix:@lunewire-poller-%p"):format(wire) or "127.0.0.1:0"
+  local at = family == "AF_UNIX" and support.unix_name() or "127.0.0.1:0"
   local server <close> = assert(wire.listen(at))
   local target = family == "AF_UNIX" and ("'\\0' + '%s'"):format(at:sub(7))
     or ("('127.0.0.1', %d)"):format(server:port())

@@ -431,7 +431,7 @@ describe("A zero byte", function()
   end)
 
   support.it("in an option's key makes it an unknown one", function()
-    local a = wire.pipe()
+    local a, _ = wire.pipe()
     raises("unknown option", a.recv_line, a, { ["timeout\0x"] = 1 })
     raises("unknown option", wire.connect, "127.0.0.1:1", { ["timeout\0"] = 1 })
     a:close()

@@ -131,7 +131,7 @@ function commands.log(n)
 end
 
 function commands.left()
-  while census().links > 4 do wire.sleep(0.01) end
+  while census().links > 4 or plain:conn_num() + secure:conn_num() > 0 do wire.sleep(0.01) end
   collectgarbage()
   collectgarbage()
   return plain:conn_num() .. " " .. secure:conn_num() .. " " .. census().links

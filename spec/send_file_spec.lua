@@ -127,7 +127,7 @@ for _, transport in ipairs(support.transports) do
     end)
 
     it("ends at a deadline that is set while it waits", function()
-      local a = transport.pair()
+      local a, _ = transport.pair()
       local file <close> = temporary(pattern(12 * MILLION))
       local task = tools.start(a.send_file, a, file.path)
       await_full(a)
@@ -162,7 +162,7 @@ for _, transport in ipairs(support.transports) do
     end)
 
     it("on a closed connection fails, its file not left open", function()
-      local a = transport.pair()
+      local a, _ = transport.pair()
       local file <close> = temporary "some"
       a:close()
       local message, sent = support.fails("ECLOSED", a:send_file(file.path))
@@ -255,7 +255,7 @@ describe("conn:send_file", function()
   end)
 
   it("never waits for the writer of a FIFO", function()
-    local a = wire.pipe()
+    local a, _ = wire.pipe()
     local name = os.tmpname()
     assert(os.execute(("rm %s && mkfifo %s"):format(name, name)))
     assert.equal(0, a:send_file(name))
@@ -336,7 +336,7 @@ describe("conn:send_file", function()
   end)
 
   it("refuses what is no file and no count, and a closed file", function()
-    local a = wire.pipe()
+    local a, _ = wire.pipe()
     local function refuses(text, ...)
       local args = table.pack(...)
       support.raises(text, function()

@@ -59,6 +59,18 @@ describe("SIGINT and SIGTERM while wire.run runs", function()
     end)
   end
 
+  it("let each of several servers run its on_exit", function()
+    check("exit\nexit\nexit\nreturned\n", outcome([[
+      for _, opts in ipairs { {}, {}, { drain_timeout = 0, on_shutdown = function() end } } do
+        local server = assert(wire.serve("127.0.0.1:0", opts, echo))
+        server:on_exit(function() print "exit" end)
+      end
+      wire.after(0, ready)
+      wire.run()
+      print "returned"
+    ]], "TERM"))
+  end)
+
   it("let a request that has begun be served to its end", function()
     local peer = support.lua(PRELUDE .. [[
       print(assert(wire.serve("127.0.0.1:0", { on_shutdown = function() print "down" end },

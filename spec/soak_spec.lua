@@ -2,9 +2,13 @@
 -- is found, one that does not is not; and a bound that is broken fails the run.
 -- What this is not: the soak; make soak and make soak-short are that.
 local counted = require "spec.soak.counted"
+local mixed = require "spec.soak.mixed"
+local pki = require "spec.pki"
 local process = require "spec.soak.process"
 local slope = require "spec.soak.slope"
 local support = require "spec.support"
+local verdict = require "spec.soak.verdict"
+local wire = require "lunewire"
 
 local CONNECTIONS = ({ sanitize = 500, valgrind = 200 })[os.getenv "LUNEWIRE_SUITE"] or 1000
 local SAMPLES = 5
@@ -35,19 +39,19 @@ describe("the soak", function()
   support.it("finds no growth where nothing is kept", function()
     local client, server = measure(false)
     for _, result in ipairs { client, server } do
-      assert.is_false(counted.grows(result, "lua", counted.LIMIT), result.slopes.lua)
-      assert.is_false(counted.grows(result, "heap", counted.LIMIT), result.slopes.heap)
+      assert.is_false(verdict.grows(result, "lua"), result.slopes.lua)
+      assert.is_false(verdict.grows(result, "heap"), result.slopes.heap)
     end
   end, 60)
 
   support.it("finds a server that keeps a string of each connection", function()
     local client, server = measure(true)
-    assert.is_true(counted.grows(server, "lua", counted.LIMIT), server.slopes.lua)
+    assert.is_true(verdict.grows(server, "lua"), server.slopes.lua)
     assert.is_true(server.slopes.lua > 30, server.slopes.lua)
     if support.slowness == 1 then -- elsewhere malloc is another
-      assert.is_true(counted.grows(server, "heap", counted.LIMIT), server.slopes.heap)
+      assert.is_true(verdict.grows(server, "heap"), server.slopes.heap)
     end
-    assert.is_false(counted.grows(client, "lua", counted.LIMIT), client.slopes.lua)
+    assert.is_false(verdict.grows(client, "lua"), client.slopes.lua)
   end, 60)
 
   support.it("is told by an error that a process has had", function()
@@ -56,7 +60,60 @@ describe("the soak", function()
       client:call(VISITS, "streams", 1, "127.0.0.1:1")
     end)
     support.raises("the client: .*not found", function() client:call("spec.soak.no", "field") end)
+    support.raises("the client is gone", function() client:call("os", "exit", 1, true) end)
   end, 30)
+
+  support.it("notices one byte that is wrong", function()
+    local server = assert(wire.serve("127.0.0.1:0", function(conn)
+      local data = conn:recv_pkg()
+      conn:send_pkg(#data == 50 and data:sub(1, -2) .. "?" or data)
+    end))
+    local client <close> = process.start "client"
+    client:call(VISITS, "streams", 10, server:addr())
+    support.raises("x%?. came back for", function()
+      client:call(VISITS, "streams", 100, server:addr())
+    end)
+    server:shutdown(1)
+  end, 30)
+end)
+
+-- One round of it with a few sessions of each kind; `change` may change what the clients get.
+local function play_mixed(change)
+  local server <close> = process.start "server"
+  local good <close> = process.start "good clients"
+  local world = mixed.new_world()
+  world.addresses = server:call("spec.soak.mixed_server", "open", world.host, world.unix,
+    pki.server(), world.path)
+  change(world)
+  local sums = good:call("spec.soak.mixed_good", "play", 1, 1, world)
+  server:call("spec.soak.mixed_server", "close")
+  return sums
+end
+
+describe("the mixed soak", function()
+  support.it("has every session end well where nothing is wrong", function()
+    local sums = play_mixed(function() end)
+    assert.is_true(sums.sessions > 20, sums.sessions)
+    assert.equal(0, sums.cut)
+  end, 60)
+
+  support.it("notices a byte that a server changes", function()
+    local wrong = assert(wire.serve("127.0.0.1:0", function(conn)
+      for chunk in conn:chunks() do conn:send(chunk:sub(1, -2), "?") end
+    end))
+    support.raises("INTEGRITY", play_mixed, function(world)
+      world.addresses.forward = wrong:addr()
+    end)
+    wrong:shutdown(0)
+  end, 60)
+
+  support.it("takes no end for granted that was not announced", function()
+    local rude = assert(wire.serve("127.0.0.1:0", function(conn) conn:reset() end))
+    support.raises("ECONNRESET", play_mixed, function(world)
+      world.addresses.upgrade = rude:addr()
+    end)
+    rude:shutdown(0)
+  end, 60)
 end)
 
 describe("a slope", function()

@@ -151,7 +151,7 @@ for _, transport in ipairs(PLAIN) do
     end)
 
     it("while the connection is closed by somebody else is ECLOSED", function()
-      local a = pair()
+      local a, _ = pair()
       local task = tools.start(a.start_tls, a, client_tls())
       a:close()
       local result, message, code = tools.result(task)
@@ -239,7 +239,7 @@ for _, transport in ipairs(PLAIN) do
     end)
 
     it("of a closed connection is ECLOSED", function()
-      local a = pair()
+      local a, _ = pair()
       a:close()
       local message = fails("ECLOSED", a:start_tls(client_tls()))
       assert.matches("^start_tls ", message)
@@ -267,7 +267,7 @@ for _, transport in ipairs(PLAIN) do
     end)
 
     it("a client that does not say whom it expects", function()
-      local a = pair()
+      local a, _ = pair()
       raises("servername", a.start_tls, a, pki.client())
       raises("servername", a.start_tls, a, true)
     end)

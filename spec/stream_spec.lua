@@ -197,7 +197,7 @@ describe("wire.copy", function()
   end)
 
   it("refuses what cannot be read or written, and what is no count", function()
-    local a = wire.pipe()
+    local a, _ = wire.pipe()
     local function refuses(text, ...)
       local args = table.pack(...)
       support.raises("^spec/stream_spec.lua:%d+: copy: " .. text, function()

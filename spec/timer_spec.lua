@@ -37,7 +37,7 @@ describe("wire.after", function()
     local steps = {}
     wire.after(0, function()
       steps[#steps + 1] = "begin"
-      wire.sleep(0.02)
+      await(function() return steps[2] == "other" end)
       steps[#steps + 1] = "end"
     end)
     wire.after(0.01, function() steps[#steps + 1] = "other" end)

@@ -96,7 +96,7 @@ describe("a server on a Unix socket", function()
   end)
 
   it("needs no file for an abstract name", function()
-    local name = ("unix:@lunewire %p"):format(fresh_path)
+    local name = support.unix_name()
     local server <close> = assert(wire.serve(name, echo))
     local conn <close> = assert(wire.connect(name))
     conn:send "x\n"
@@ -107,7 +107,7 @@ describe("a server on a Unix socket", function()
   end)
 
   it("has clients wait while its backlog is full", function()
-    local name = ("unix:@lunewire full %p"):format(fresh_path)
+    local name = support.unix_name() .. " full"
     local server <close> = assert(wire.listen(name, { backlog = 1 }))
     local tasks = {}
     for i = 1, 20 do
@@ -165,7 +165,7 @@ end)
 
 describe("over a Unix socket", function()
   it_outside("a straight script connects and asks", function()
-    local name = ("unix:@lunewire straight %p"):format(fresh_path)
+    local name = support.unix_name() .. " straight"
     local server <close> = assert(wire.serve(name, echo))
     assert.equal("> hello", wire.request(name, "hello\n", { recv = "line" }))
     assert.is_true(server:addr() ~= nil)

@@ -79,16 +79,6 @@ void conn_free_all(struct turn *t) {
   }
 }
 
-/* Adopting is rare enough for a look at all of them. */
-bool conn_owns(const struct turn *t, int fd) {
-  for (const struct conn *c = t->first_conn; c; c = c->next) {
-    int own = -1;
-    if (c->link && !c->link_closed) c->link->ops->option(c->link, LINK_FD, false, &own);
-    if (own == fd && own >= 0) return true;
-  }
-  return false;
-}
-
 static void on_closed(struct link *l) {
   struct conn *c = l->owner;
   c->link = NULL;
@@ -253,6 +243,15 @@ static int spill_into_spare(struct conn *c, size_t most) {
   return conn_spill(c);
 }
 
+/* So little of a long message came that memory of its size is for others: an announcement costs its
+ * sender nothing. */
+static void make_small(struct conn *c) {
+  struct buf small = {0};
+  if (buf_append(&small, buf_data(&c->in), buf_len(&c->in)) != 0) return;
+  buf_recycle(&c->in, &c->turn->spares);
+  c->in = small;
+}
+
 /* A long message goes where it will stay: memory grows as it comes, and never past its end. */
 static int fill_tail(struct conn *c, size_t have, size_t most) {
   int r = spill_into_spare(c, most);
@@ -263,16 +262,18 @@ static int fill_tail(struct conn *c, size_t have, size_t most) {
   size_t got, room = buf_room(&c->in);
   r = read_once(c, to, room < left ? room : left, &got);
   buf_commit(&c->in, got);
+  if (got && have + got < CONN_BEGUN && !c->readable) make_small(c);
   return r;
 }
 
 /* Reads once, so that a message which needs `need` bytes in all can become complete: into the
- * page if it fits there, else to where it will stay. `limit` bounds a message whose length is
- * not known yet. */
+ * page if it fits there or has hardly begun, else to where it will stay. `limit` bounds a message
+ * whose length is not known yet. */
 static int fill(struct conn *c, size_t have, size_t need, size_t limit) {
   if (c->in_end) return c->in_end;
   if (!c->readable) return ERR_AGAIN;
-  if (need <= PAGE_SIZE_BYTES && have < PAGE_SIZE_BYTES) return fill_page(c);
+  bool begun = have == 0 || have >= CONN_BEGUN;
+  if (have < PAGE_SIZE_BYTES && (need <= PAGE_SIZE_BYTES || !begun)) return fill_page(c);
   return fill_tail(c, have, need > limit ? need : limit);
 }
 
@@ -464,8 +465,9 @@ int conn_secure(struct conn *c, const struct link_tls_opts *o) {
   return 0;
 }
 
-int conn_advance(struct conn *c) {
-  link_tls_advance(c->link);
+int conn_advance(struct conn *c, bool *moved) {
+  bool any = link_tls_advance(c->link);
+  if (moved) *moved = any;
   return conn_handshake(c);
 }
 
@@ -476,7 +478,7 @@ int conn_handshake(struct conn *c) {
   return r;
 }
 
-/* ---- times and facts ------------------------------------------------------------- */
+/* ---- times ------------------------------------------------------------------------ */
 
 void conn_set_deadline(struct conn *c, unsigned which, double at) {
   if (which & CONN_RECV) {
@@ -488,11 +490,4 @@ void conn_set_deadline(struct conn *c, unsigned which, double at) {
     c->send_deadline = at;
     waitq_set_deadline(&c->writers, at);
   }
-}
-
-void conn_name(const struct conn *c, bool peer, struct addr *a) {
-  if (peer)
-    *a = c->peer;
-  else if (!c->link || c->state != CONN_OPEN || c->link->ops->name(c->link, false, a) != 0)
-    *a = c->local;
 }

@@ -42,6 +42,7 @@ extern const struct conn_limits conn_default_limits; /* 64 KiB, 1 MiB, 16 MiB, 2
 
 enum {
   CONN_READ_AHEAD = 64 * 1024, /* what is read for nobody before interest is dropped */
+  CONN_BEGUN = 16 * 1024,      /* of a long message, before it has memory of its own */
   CONN_WRITE_NOW = 64 * 1024,  /* unsent bytes that do not wait for the visit */
   CONN_LONG = 32 * 1024,       /* to copy more than that takes longer than a write of its own */
   CONN_PIECES = 3              /* of a long message, at most */
@@ -209,8 +210,9 @@ struct link_tls_opts;
 int conn_secure(struct conn *c, const struct link_tls_opts *o);
 /* The handshake: 0: it is over, or there is none; ERR_AGAIN; otherwise why it failed. */
 int conn_handshake(struct conn *c);
-/* The same, after a step with what has come, though the link has reported nothing. */
-int conn_advance(struct conn *c);
+/* The same, after a step with what has come, though the link has reported nothing.  *moved: did it
+ * come further?  May be NULL. */
+int conn_advance(struct conn *c, bool *moved);
 static inline bool conn_is_up(const struct conn *c) { return !c->handshaking; }
 
 /* ---- ends ------------------------------------------------------------------------ */

@@ -1,4 +1,4 @@
-/* A connection's output and its end: see conn.h. */
+/* A connection's output, its end, and what is known of it: see conn.h. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -74,7 +74,8 @@ static bool link_takes(struct conn *c, const struct iovec *v, int count, size_t 
 }
 
 static struct iovec unsent_piece(const struct conn *c) {
-  return (struct iovec){.iov_base = c->out.mem + c->out.head, .iov_len = buf_len(&c->out)};
+  size_t n = buf_len(&c->out);
+  return (struct iovec){.iov_base = n ? c->out.mem + c->out.head : NULL, .iov_len = n};
 }
 
 /* With nothing left to write, what the link held may have failed all the same. */
@@ -117,9 +118,9 @@ int conn_send_long(struct conn *c, const struct iovec *v, int count) {
 
 static inline bool output_is_over(const struct conn *c) { return c->out_end || c->fin_sent; }
 
-/* What follows the output: FIN. */
+/* What follows the output: FIN, which the link puts behind what it holds. */
 static void shut_when_written(struct conn *c) {
-  if (!c->fin_wanted || output_is_over(c) || conn_unsent(c) > 0) return;
+  if (!c->fin_wanted || output_is_over(c) || buf_len(&c->out) > 0) return;
   int r = c->link->ops->shut(c->link);
   c->out_end = r < 0 ? r : 0;
   c->fin_sent = r == 0;
@@ -364,6 +365,25 @@ int conn_close_write(struct conn *c) {
 
 bool conn_is_flushed(const struct conn *c) {
   return c->state == CONN_CLOSED || c->link_closed || c->out_end || (c->fin_sent && !conn_held(c));
+}
+
+/* ---- facts ----------------------------------------------------------------------- */
+
+void conn_name(const struct conn *c, bool peer, struct addr *a) {
+  if (peer)
+    *a = c->peer;
+  else if (!c->link || c->state != CONN_OPEN || c->link->ops->name(c->link, false, a) != 0)
+    *a = c->local;
+}
+
+/* Adopting is rare enough for a look at all of them. */
+bool conn_owns(const struct turn *t, int fd) {
+  for (const struct conn *c = t->first_conn; c; c = c->next) {
+    int own = -1;
+    if (c->link && !c->link_closed) c->link->ops->option(c->link, LINK_FD, false, &own);
+    if (own == fd && own >= 0) return true;
+  }
+  return false;
 }
 
 /* ---- when the state that owned everything goes away ------------------------------ */

@@ -118,18 +118,20 @@ static int unfeed(struct link_tls *t) {
 
 /* ---- the handshake -------------------------------------------------------------------- */
 
-/* A step: what the peer sent, and our answer to it. */
-static void handshake(struct link_tls *t) {
-  bool dry = false;
+/* A step: what the peer sent, and our answer to it. -> did it send anything? */
+static bool handshake(struct link_tls *t) {
+  bool dry = false, fed = false;
   int r = 0;
   while (t->phase == HANDSHAKE && r == 0) {
     r = feed(t, PAGE_SIZE_BYTES, &dry);
     if (r) break;
+    fed = true;
     if (tls_begin(t) == 0 && (r = tls_advance(t)) == ERR_AGAIN && !dry) r = 0;
     unfeed(t);
   }
   if (r && r != ERR_AGAIN && t->phase == HANDSHAKE) tls_fail(t, r, t->detail);
   flush(t);
+  return fed;
 }
 
 /* Handshakes cost much; the connections that are up go first. */
@@ -142,8 +144,14 @@ static bool may_step(struct link_tls *t) {
 
 /* ---- readiness ------------------------------------------------------------------------ */
 
+/* Could be read although the link below has nothing. */
 static bool is_pending(const struct link_tls *t) {
-  return t->phase != HANDSHAKE && (buf_len(&t->came) || t->end || t->partly);
+  if (t->phase == HANDSHAKE || (t->phase == FAILED && t->shut)) return false;
+  return buf_len(&t->came) || t->end || t->partly;
+}
+
+static void post_pending(struct link_tls *t) {
+  if ((t->wanted & LINK_IN) && is_pending(t)) world_post(t->turn->world, &t->post);
 }
 
 static void report(struct link_tls *t, unsigned events) {
@@ -158,12 +166,14 @@ static unsigned step(struct link_tls *t) {
   return t->phase == HANDSHAKE ? 0 : LINK_IN | LINK_OUT;
 }
 
-/* What the session was refused in this turn it gets in the next. */
+/* What the session was refused in this turn it gets in the next; what is still so afterwards is
+ * reported again in the next poll. */
 static void on_post(struct post *p) {
   struct link_tls *t = (struct link_tls *)(void *)((char *)p - offsetof(struct link_tls, post));
   unsigned seen = t->phase == HANDSHAKE ? step(t) : is_pending(t) ? LINK_IN : 0;
   if (t->phase == HANDSHAKE && buf_len(&t->came)) world_post(t->turn->world, p);
   report(t, seen);
+  post_pending(t);
 }
 
 static void on_ready(struct link *below, unsigned events) {
@@ -177,15 +187,19 @@ static void on_ready(struct link *below, unsigned events) {
 
 bool link_tls_is_silent(const struct link *l) { return link_is_tls(l) && !tls_of(l)->ssl; }
 
-void link_tls_advance(struct link *l) {
-  if (tls_of(l)->phase == HANDSHAKE) handshake(tls_of(l));
+bool link_tls_advance(struct link *l) {
+  struct link_tls *t = tls_of(l);
+  size_t held = buf_len(&t->sealed);
+  if (t->phase == HANDSHAKE && handshake(t)) return true;
+  if (t->phase != HANDSHAKE && held) flush(t);
+  return buf_len(&t->sealed) != held;
 }
 
 static void link_tls_want(struct link *l, unsigned events) {
   struct link_tls *t = tls_of(l);
   t->wanted = (uint8_t)events;
   want_below(t);
-  if ((events & LINK_IN) && is_pending(t)) world_post(t->turn->world, &t->post);
+  post_pending(t);
 }
 
 static int link_tls_state(struct link *l) {

@@ -25,8 +25,9 @@ int link_tls_open(struct turn *t, struct link *below, const struct link_tls_opts
 bool link_is_tls(const struct link *l);
 /* A server's end to which no byte has come? */
 bool link_tls_is_silent(const struct link *l);
-/* A step of the handshake with what the link below has, though it reported nothing. */
-void link_tls_advance(struct link *l);
+/* A step of the handshake with what the link below has, though it reported nothing; once it is
+ * over, its last words are written as far as the link below takes them.  Did a byte move? */
+bool link_tls_advance(struct link *l);
 
 /* ---- what is known of a session that is up; NULL or 0 for a link that is no TLS link -------- */
 

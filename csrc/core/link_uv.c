@@ -122,11 +122,11 @@ static ptrdiff_t link_uv_write(struct link *l, const struct iovec *v, int count)
   if (count > IOV_MAX) count = IOV_MAX; /* what is behind does not make a write a short one */
   do r = send_pieces(u->fd, v, count);
   while (r < 0 && errno == EINTR);
+  int error = r < 0 ? errno : 0;
+  if (error == EPIPE) return ERR_PIPE; /* ready for ever: whoever asks is told at once */
+  if (error && error != EAGAIN) return u->failure = stream_code(error);
   if (r < (ssize_t)total_of(v, count)) watch_dry(&u->watch, WATCH_OUT);
-  if (r >= 0) return r;
-  if (errno == EAGAIN) return ERR_AGAIN;
-  if (errno == EPIPE) return ERR_PIPE;
-  return u->failure = stream_code(errno);
+  return error ? ERR_AGAIN : r;
 }
 
 /* ---- ends ------------------------------------------------------------------------ */

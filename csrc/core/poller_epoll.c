@@ -132,8 +132,15 @@ static void note(struct watch *w, uint32_t events) {
   settle(w);
 }
 
-static void collect(struct poller *p, int ms) {
+/* A signal cuts the sleep short, and so does SIGCONT after a stop, however long that was: what has
+ * come by then is seen before anybody looks at the time. */
+static int await_events(struct poller *p, int ms) {
   int n = epoll_wait(p->fd, p->events, BATCH, ms);
+  return n < 0 && errno == EINTR ? epoll_wait(p->fd, p->events, BATCH, 0) : n;
+}
+
+static void collect(struct poller *p, int ms) {
+  int n = await_events(p, ms);
   for (int i = 0; i < n; i++) {
     if (p->events[i].data.ptr)
       note(p->events[i].data.ptr, p->events[i].events);

@@ -376,12 +376,15 @@ static int l_adopt(lua_State *L) {
 static const struct opt pipe_keys[] = {
     {"framing", OPT_ANY, 0}, {"limits", OPT_ANY, 0}, {"tls", OPT_ANY, 0}, {NULL, OPT_ANY, 0}};
 
-/* Both ends are at hand: each takes a step in turn until nothing moves any more. */
+/* Both ends are at hand: each takes a step in turn until nothing moves any more.  One that is up
+ * may have last words that the other waits for. */
 static int greet(struct conn *first, struct conn *second) {
   int r1 = ERR_AGAIN, r2 = ERR_AGAIN;
-  for (int i = 0; i < 16 && (r1 == ERR_AGAIN || r2 == ERR_AGAIN); i++) {
-    if (r1 == ERR_AGAIN) r1 = conn_advance(first);
-    if (r2 == ERR_AGAIN) r2 = conn_advance(second);
+  for (int idle = 0; idle < 16 && (r1 == ERR_AGAIN || r2 == ERR_AGAIN); idle++) {
+    bool moved1, moved2;
+    r1 = conn_advance(first, &moved1);
+    r2 = conn_advance(second, &moved2);
+    if (moved1 || moved2) idle = 0;
   }
   return r1 ? r1 : r2;
 }

@@ -311,7 +311,7 @@ static int decode_run(lua_State *L, struct rt *rt, struct op *o) {
   struct conn *c = o->on;
   struct message m;
   for (;;) {
-    int r = c->desync ? ERR_PROTO : recv_wait(L, rt, o, &m);
+    int r = c->desync && conn_is_open(c) ? ERR_PROTO : recv_wait(L, rt, o, &m);
     if (r == ERR_MSGSIZE) c->desync = true;
     size_t n;
     conn_input(c, &n);

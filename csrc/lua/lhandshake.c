@@ -139,7 +139,7 @@ void hello_drain(struct lserver *ls) {
     struct conn *c = h->c;
     next = h->next;
     if (h->ls != ls) continue;
-    if (conn_advance(c) != ERR_AGAIN) {
+    if (conn_advance(c, NULL) != ERR_AGAIN) {
       on_up(&h->keeper, c);
     } else if (link_tls_is_silent(c->link)) {
       note(c, ERR_CLOSED, NULL);

@@ -48,8 +48,14 @@ static int unknown_option(lua_State *L, const char *key, const struct opt *list)
 
 /* ---- one value -------------------------------------------------------------------- */
 
+/* A number of the wrong kind is named by its value: 2.5, nan. */
+static const char *what_it_is(lua_State *L) {
+  if (lua_type(L, -1) != LUA_TNUMBER) return luaL_typename(L, -1);
+  return luaL_tolstring(L, -1, NULL);
+}
+
 static int wrong_type(lua_State *L, const char *name, const char *expected) {
-  return luaL_error(L, "option '%s' must be %s, not %s", name, expected, luaL_typename(L, -1));
+  return luaL_error(L, "option '%s' must be %s, not %s", name, expected, what_it_is(L));
 }
 
 static size_t size_option(lua_State *L, const char *name) {
@@ -78,6 +84,7 @@ static int int_option(lua_State *L, const char *name) {
 
 /* The value is at the top. */
 static void set_option(lua_State *L, const struct opt *o, void *into) {
+  if (o->type == OPT_ANY) return; /* `into` may be NULL */
   char *at = (char *)into + o->offset;
   switch (o->type) {
   case OPT_SECONDS:
@@ -209,7 +216,7 @@ static int table_address(lua_State *L, int idx, char host[ADDR_HOST_MAX], uint16
   if (lua_getfield(L, idx, "host") != LUA_TSTRING)
     luaL_error(L, "address: 'host' must be a string, not %s", luaL_typename(L, -1));
   if (lua_getfield(L, idx, "port") != LUA_TNUMBER || !lua_isinteger(L, -1))
-    luaL_error(L, "address: 'port' must be a whole number, not %s", luaL_typename(L, -1));
+    luaL_error(L, "address: 'port' must be a whole number, not %s", what_it_is(L));
   const char *text = lua_tolstring(L, -2, &n);
   lua_Integer p = lua_tointeger(L, -1);
   const char *shown = lua_pushfstring(L, strchr(text, ':') ? "[%s]:%I" : "%s:%I", text, p);

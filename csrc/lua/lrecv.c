@@ -265,7 +265,6 @@ static int recv_frame(lua_State *L, struct rt *rt, struct conn *c, const struct 
   lua_getiuservalue(L, 1, 1); /* the framing lives as long as the call, whatever becomes of it */
   if (!c->framing) return lframing_recv(L, rt, what, ro, style);
   struct framing f = *c->framing;
-  f.last = style == AS_ITERATOR;
   f.max = limit(ro->max, limit(f.max, f.kind == FRAMING_RAW ? SIZE_MAX : frame_limit(c, &f)));
   int pushed = recv_at_once(L, rt, c, &f);
   if (pushed) return pushed;
@@ -434,6 +433,7 @@ static int l_pkgs(lua_State *L) { return iterate(L, next_pkg_with, pkg_keys); }
 
 /***
 Iterates over the messages of the connection's framing.
+One that the end of the stream cut off is none: `last_error` says EOF.
 @function Conn:frames
 @tparam[opt] number|table opts as of `recv_frame`, for each message
 @treturn function the iterator; it ends at EOF and at any failure, see `last_error`

@@ -31,8 +31,8 @@ static int keep_traceback(lua_State *L) {
   lua_createtable(L, 2, 0);
   lua_pushvalue(L, 1);
   lua_rawseti(L, -2, 1);
-  luaL_traceback(L, L, luaL_tolstring(L, 1, NULL), 1);
-  lua_rawseti(L, -3, 2);
+  luaL_traceback(L, L, task_push_error_text(L), 1);
+  lua_rawseti(L, 2, 2);
   lua_settop(L, 2);
   return 1;
 }

@@ -34,7 +34,7 @@ enum { SKIP_STEPS = 16 }; /* pieces of an over-long line thrown away in one go *
 /* Replies come in the order of their requests: one that was never taken stands before ours. */
 static bool is_reply_misplaced(const struct op *o) {
   const struct conn *c = o->on;
-  return o->abandon && o->ticket != (uint32_t)(c->answered + 1);
+  return o->abandon && conn_is_open(c) && o->ticket != (uint32_t)(c->answered + 1);
 }
 
 /* Skipping can go on for as long as the peer sends: it gives way now and then. */

@@ -155,6 +155,8 @@ static inline bool rt_in_task(const struct rt *rt) { return rt->running != NULL;
 struct task *task_spawn(lua_State *L, struct rt *rt, int nargs, int closes);
 /* [-0, +1] The Conn that ends with the task, or nil. */
 void task_push_own_conn(lua_State *L, const struct task *t);
+/* [-0, +1] The text of the error at index 1, whose __tostring may raise in its turn. */
+const char *task_push_error_text(lua_State *L);
 /* [-0, +1] What an uncaught error goes to. */
 void task_push_reporter(lua_State *L, const struct rt *rt);
 static inline bool task_ended(const struct task *t) { return t->status >= TASK_DONE; }

@@ -54,8 +54,7 @@ static int error_text(lua_State *L) {
   return 1;
 }
 
-/* [-0, +1] The text of the error at index 1, whose __tostring may raise in its turn. */
-static const char *push_error_text(lua_State *L) {
+const char *task_push_error_text(lua_State *L) {
   lua_pushcfunction(L, error_text);
   lua_pushvalue(L, 1);
   if (lua_pcall(L, 1, 1, 0) != LUA_OK) {
@@ -85,7 +84,7 @@ static void push_traceback(lua_State *L, const struct task *t) {
 static int note_death(lua_State *L) {
   struct task *t = lua_touserdata(L, 1);
   lua_remove(L, 1);
-  luaL_traceback(L, L, push_error_text(L), 2);
+  luaL_traceback(L, L, task_push_error_text(L), 2);
   keep_traceback(L, t);
   return 0;
 }

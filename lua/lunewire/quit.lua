@@ -7,10 +7,18 @@ local udp = require "lunewire.udp"
 local PATIENCE <const> = 1 -- seconds for cancelled tasks to clean up
 local LOOK <const> = 0.01
 
+-- The exit follows when all has ended, and its on_exit must begin before the tasks left over are
+-- cancelled. A handler that called shutdown itself may go on, though, and so may one whose
+-- connection was reset.
+local function shut_down(server)
+  local all = server:shutdown()
+  core.spawn(server.run, server):join(all and PATIENCE or LOOK)
+end
+
 local function shut_down_servers()
   local tasks = udp.drain_all()
   for _, server in ipairs(core.servers()) do
-    tasks[#tasks + 1] = core.spawn(server.shutdown, server)
+    tasks[#tasks + 1] = core.spawn(shut_down, server)
   end
   for _, task in ipairs(tasks) do task:join() end
 end

@@ -6,6 +6,7 @@ local core = require "lunewire.core"
 
 local Semaphore = core.semaphore_methods
 local acquire, release = Semaphore.acquire, Semaphore.release
+local NAME <const> = getmetatable(core.mutex())
 
 local Held = { __close = function(held) release(held.semaphore) end }
 
@@ -23,6 +24,9 @@ end
 -- @waits until a permit is free
 -- @raise what fn raises; as `Semaphore:acquire`
 function Semaphore:with(fn, ...)
+  if getmetatable(self) ~= NAME then
+    error("semaphore with: Semaphore expected, not " .. type(self), 2)
+  end
   if not is_callable(fn) then
     error("semaphore with: a function expected, not " .. type(fn), 2)
   end

@@ -23,7 +23,8 @@ local function drip(conn, pause, ...)
 end
 
 -- The peer is never silent for this long, but all in all it takes longer.
-local IDLE, PAUSE = 0.6, 0.25
+local STRETCH = support.sized(1, 2, 3)
+local IDLE, PAUSE = 0.6 * STRETCH, 0.25 * STRETCH
 
 -- The loop does not turn, as in a long computation.
 local function busy(seconds)

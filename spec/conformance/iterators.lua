@@ -147,6 +147,16 @@ local function failures(pair)
       ends_with("EOF", b)
     end)
 
+    it("frames takes no frame for a whole one that the end cut off", function()
+      for _, framing in ipairs { wire.framing.line(), wire.framing.delimiter "\n" } do
+        local a, b = pair { framing = framing }
+        tools.put(a, "one\ntw")
+        a:close()
+        assert.same({ "one" }, gather(b:frames()))
+        ends_with("EOF", b)
+      end
+    end)
+
     it("pkgs ends at a package over its max", function()
       local a, b = pair()
       tools.put(a, "\0\3one\0\9long")

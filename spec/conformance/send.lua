@@ -61,7 +61,7 @@ local function values(pair)
     end)
 
     it("raises for a list that contains itself", function()
-      local a = pair()
+      local a, _ = pair()
       local list = { "x" }
       list[2] = list
       raises("too deep", a.send, a, list)
@@ -83,7 +83,7 @@ local function values(pair)
     end)
 
     it("writes at once what is more than 64 KiB", function()
-      local a = pair()
+      local a, _ = pair()
       for _ = 1, 63 do a:send(("x"):rep(1024)) end
       a:send(("x"):rep(1023))
       assert.equal(0, a:stats().bytes_out)
@@ -249,7 +249,7 @@ local function flushing(pair)
     end)
 
     it("returns at once when there is nothing to hand over", function()
-      local a = pair()
+      local a, _ = pair()
       assert.is_true(a:flush(0))
     end)
 

@@ -37,7 +37,7 @@ end
 function tools.fill(conn)
   local block, total = ("x"):rep(64 * 1024), 0
   repeat
-    local n = conn:send(block, { timeout = 0.05 })
+    local n = conn:send(block, { timeout = 0.05 * support.slowness })
     total = total + (n or 0)
   until not n
   return total

@@ -55,12 +55,20 @@ uint32_t test_random(uint32_t *state) {
   return *state >> 8;
 }
 
+/* Arguments choose; -x stands before the full name of one that is not to run. */
 static bool is_selected(const struct test *t, int argc, char **argv) {
   char full[256];
+  bool all = true, chosen = false;
   snprintf(full, sizeof full, "%s:%s", t->file, t->name);
-  for (int i = 1; i < argc; i++)
-    if (strstr(full, argv[i])) return true;
-  return argc <= 1;
+  for (int i = 1; i < argc; i++) {
+    if (strcmp(argv[i], "-x") == 0) {
+      if (argv[++i] && strcmp(full, argv[i]) == 0) return false;
+      continue;
+    }
+    all = false;
+    chosen = chosen || strstr(full, argv[i]);
+  }
+  return all || chosen;
 }
 
 static bool run_passes(const struct test *t) {

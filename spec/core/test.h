@@ -8,7 +8,7 @@
  * A failed check prints one line with its place and the test goes on (REQUIRE: returns from
  * it).  The last line of the program is "N passed, N failed", counted in tests; the exit
  * status is 0 only without a failure.  Arguments select the tests whose "file:name" contains
- * one of them; -l lists instead of running.
+ * one of them, -x FILE:NAME all but that one; -l lists instead of running.
  * What this is not: it isolates nothing; a crash is a crash, for sanitizers to explain. */
 #ifndef LUNEWIRE_TEST_H
 #define LUNEWIRE_TEST_H

@@ -204,12 +204,16 @@ TEST(what_fails_at_once_is_known_at_once) {
 
 TEST(a_dial_can_come_from_a_chosen_port_of_any_address) {
   struct call c;
-  struct addr name = {.kind = ADDR_NONE}, from = {.kind = ADDR_NONE};
+  struct addr name, from = {.kind = ADDR_NONE};
   uint16_t port;
   call_open(&c);
   struct acceptor *a = listen_here(&c, "127.0.0.1", &port);
-  from.port = dead_port(&c);
-  CHECK_EQ(dial_outcome(&c, "127.0.0.1", port, &from), 0);
+  int r = UV__EADDRINUSE; /* what a connection of yesterday has is not free for any address */
+  for (int i = 0; i < 100 && r == UV__EADDRINUSE; i++, r ? call_release(&c) : (void)0) {
+    from.port = dead_port(&c);
+    r = dial_outcome(&c, "127.0.0.1", port, &from);
+  }
+  REQUIRE(r == 0);
   CHECK_EQ(c.dial->winner->link->ops->name(c.dial->winner->link, false, &name), 0);
   CHECK_EQ(name.port, from.port);
   call_release(&c);

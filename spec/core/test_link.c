@@ -1,12 +1,41 @@
-/* Links: what a socket and a pipe promise alike. */
+/* Links: what a socket and a pipe promise alike, and a link over them that misbehaves. */
 
+#include "link_fault.h"
 #include "probe.h"
 
 enum { BIG = 256 * 1024, LEAST_ROOM = 64 * 1024 };
 
+static struct fault_plan plan;
+static struct fault_tally tally;
+
+static void put_fault(struct world *w, struct probe *p) {
+  struct link *l = NULL;
+  REQUIRE(link_fault_open(w, p->link, &plan, 1, &tally, NULL, &l) == 0);
+  probe_watch(p, l);
+}
+
+static void fault_pair(struct world *w, struct probe *a, struct probe *b) {
+  probe_pair(w, a, b);
+  put_fault(w, a);
+  put_fault(w, b);
+}
+
+static void fault_pipe(struct world *w, struct probe *a, struct probe *b) {
+  probe_pipe(w, a, b);
+  put_fault(w, a);
+  put_fault(w, b);
+}
+
+/* The faults are those with which a call still does all that it can. */
 static void over_all(probe_scenario *scenario) {
   probe_run(probe_pair, scenario);
   probe_run(probe_pipe, scenario);
+  for (unsigned late = 0; late <= 3; late += 3) {
+    plan = FAULT_NOTHING;
+    plan.late_polls = late;
+    probe_run(fault_pair, scenario);
+    probe_run(fault_pipe, scenario);
+  }
 }
 
 static void await_in(struct world *w, struct probe *p) {
@@ -151,11 +180,18 @@ TEST(bytes_before_a_reset_are_read_before_it) { over_all(reset_after_data); }
 /* The write is told first; the system then shows the reader an orderly end. */
 static void reset_seen_by_write(struct world *w, struct probe *a, struct probe *b) {
   char c;
+  probe_want(b, LINK_OUT);
+  AWAIT(w, b->reports);
+  probe_want(b, 0);
   CHECK_EQ(probe_send(a, "data"), 4);
   AWAIT(w, a->link->ops->in_flight(a->link) == 0);
   probe_close(a, true);
+  probe_want(b, LINK_IN);
+  AWAIT(w, b->reports >= 3);
   AWAIT(w, probe_send(b, "x") == ERR_RESET);
   CHECK_EQ(probe_send(b, "x"), ERR_RESET);
+  probe_want(b, LINK_OUT);
+  AWAIT(w, b->reports >= 3 && b->seen == LINK_OUT);
   CHECK_READ(b, "data");
   CHECK_EQ(probe_read(b, &c, 1), ERR_RESET);
   probe_close(b, true);

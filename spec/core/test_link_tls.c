@@ -203,6 +203,30 @@ static void little_room(struct wire *w, struct store *s) {
 
 TEST(a_page_that_is_full_is_not_read_on) { with_store(little_room); }
 
+/* Nothing moves but what the session has already. */
+static void report_again(struct wire *w) {
+  char c[8];
+  CHECK_EQ(probe_send(&w->client, "0123456789"), 10);
+  wire_pass(&w->near, &w->far, NULL);
+  probe_want(&w->server, LINK_IN);
+  TURN_UNTIL(&w->turn, w->server.reports > 0);
+  CHECK_EQ(probe_read(&w->server, c, 4), 4);
+  probe_want(&w->server, LINK_IN);
+  TURN_UNTIL(&w->turn, w->server.reports >= 3);
+  CHECK_EQ(probe_read(&w->server, c, sizeof c), 6);
+  turn_once(&w->turn);
+  w->server.reports = 0;
+  for (int i = 0; i < 3; i++) turn_once(&w->turn);
+  CHECK_EQ(w->server.reports, 0);
+}
+
+TEST(what_a_read_left_in_the_session_is_reported_again_and_again) {
+  struct wire w;
+  wire_open(&w);
+  report_again(&w);
+  wire_close(&w);
+}
+
 /* A server that sends tickets without end, to keep us busy. */
 static void tickets(struct wire *w, struct store *s) {
   SSL *ssl = session(&w->server)->ssl;

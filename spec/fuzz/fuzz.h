@@ -66,7 +66,7 @@ static inline const char *input_take(struct input *in, size_t n, size_t *len) {
 /* n bytes in memory of exactly that size, so that the sanitizer sees a byte too far; `more` bytes
  * of it are for the caller. To be freed. */
 static inline char *fuzz_copy(const char *p, size_t n, size_t more) {
-  char *copy = malloc(n + more ? n + more : 1);
+  char *copy = calloc(1, n + more ? n + more : 1);
   FUZZ_CHECK(copy);
   if (n) memcpy(copy, p, n);
   return copy;

@@ -8,16 +8,11 @@
 #include <openssl/err.h>
 
 #include "fuzz.h"
+#include "lib_openssl.h"
 #include "lib_world.h"
 #include "link_tls.h"
 #include "tls_session.h"
 #include "turn_probe.h"
-
-extern const char tls_key[], tls_cert[];
-/* OpenSSL's random numbers begin again. */
-void tls_reset_chance(void);
-/* How many pieces of memory OpenSSL holds; 0 where that is not counted. */
-long tls_memory(void);
 
 /* One end: the application's side and the wire's. */
 struct tls_end {

@@ -10,11 +10,10 @@
 local process = require "spec.soak.process"
 local report = require "spec.soak.report"
 local slope = require "spec.soak.slope"
+local verdict = require "spec.soak.verdict"
 local wire = require "lunewire"
 
 local counted = {}
-
-counted.LIMIT = 1 -- byte for each
 
 local SAMPLES <const> = 10
 local GAUGE <const> = "spec.soak.gauge"
@@ -51,29 +50,6 @@ end
 
 -- ---- judging it ----------------------------------------------------------------------------
 
--- Growth is what both lines show: see slope.steady.
-function counted.grows(result, bytes, limit)
-  return result.slopes[bytes] >= limit and result.steady[bytes] >= limit
-end
-
-local function judge_memory(name, unit, result, limit)
-  report.figure(name .. ".bytes_in_use", math.floor(result.last.heap), "bytes")
-  for _, bytes in ipairs { "heap", "lua" } do
-    local what, grown = name .. ".slope_" .. bytes, result.slopes[bytes]
-    report.figure(what, grown, "bytes/" .. unit)
-    report.bound(what, not counted.grows(result, bytes, limit),
-      "%.3f bytes/%s, where the bound is less than %g", grown, unit, limit)
-  end
-end
-
-local function judge_rest(name, result, rest)
-  local left = result.last.descriptors - result.first.descriptors
-  report.figure(name .. ".descriptors_left", left, "descriptors")
-  report.bound(name .. ".descriptors_left", left == 0, "%d more than at the start", left)
-  rest = result.last.rest or rest
-  report.bound(name .. ".census", not rest, "left at the end: %s", rest)
-end
-
 -- What each process has beyond its start when its server is closed.
 local function close(row, processes, start)
   if processes[2] then processes[2]:call(row.server[1], "close") end
@@ -87,8 +63,9 @@ local NAMES <const> = { "client", "server" }
 local function judge(row, count, results, sums, rest)
   for i, result in ipairs(results) do
     local name = #results == 1 and row.name or row.name .. "." .. NAMES[i]
-    judge_memory(name, row.unit, result, row.limit or counted.LIMIT)
-    judge_rest(name, result, rest[i])
+    report.figure(name .. ".bytes_in_use", math.floor(result.last.heap), "bytes")
+    verdict.growth(name, row.unit, result)
+    verdict.rest(name, result.first, result.last, result.last.rest or rest[i])
   end
   for name, n in pairs(sums) do report.figure(row.name .. "." .. name, n, row.unit .. "s") end
   if row.check then

@@ -3,6 +3,7 @@
 -- What this is not: many one after another (counted.lua).
 local process = require "spec.soak.process"
 local report = require "spec.soak.report"
+local verdict = require "spec.soak.verdict"
 
 local idle = {}
 
@@ -29,10 +30,7 @@ local function judge_rest(name, before, after, again, count)
   report.less(name .. ".kept", (after.heap - before.heap) / count, KEPT_LIMIT, "bytes/connection")
   report.less(name .. ".kept_again", (again.heap - after.heap) / count, AGAIN_LIMIT,
     "bytes/connection")
-  local left = again.descriptors - before.descriptors
-  report.figure(name .. ".descriptors_left", left, "descriptors")
-  report.bound(name .. ".descriptors_left", left == 0, "%d more than at the start", left)
-  report.bound(name .. ".census", not again.rest, "left at the end: %s", again.rest)
+  verdict.rest(name, before, again, again.rest)
 end
 
 local function one_round(row, count, processes, base, address)

@@ -3,11 +3,11 @@
 -- In every third round all servers shut down in the middle and listen again at once; every round
 -- has another collector.
 -- What this is not: what they say to each other (mixed_server.lua, mixed_good.lua, mixed_bad.lua).
-local counted = require "spec.soak.counted"
 local pki = require "spec.pki"
 local process = require "spec.soak.process"
 local report = require "spec.soak.report"
 local slope = require "spec.soak.slope"
+local verdict = require "spec.soak.verdict"
 local wire = require "lunewire"
 
 local mixed = {}
@@ -34,7 +34,7 @@ end
 
 -- What all rounds have in common; host: a loopback address of our own, where nobody takes a port
 -- between two servers.
-local function new_world()
+function mixed.new_world()
   local stat <close> = assert(io.open "/proc/self/stat")
   local pid = stat:read "n"
   local path, text = make_file()
@@ -76,7 +76,7 @@ end
 
 -- {lines= (of each process, points), first=, last=, sessions=, cut=, rounds=}
 local function play_rounds(ps, seed, goes_on)
-  local base, world = {}, new_world()
+  local base, world = {}, mixed.new_world()
   for i, p in ipairs(ps) do base[i] = p:call(GAUGE, "census") end
   local sums = { sessions = 0, cut = 0, rounds = 0, rests = {}, lines = {} }
   while goes_on(sums.rounds) do
@@ -103,14 +103,9 @@ local function judge(i, sums)
     local points = {}
     for k, point in ipairs(line) do points[k] = { point[1], point[2][bytes] } end
     result.slopes[bytes], result.steady[bytes] = slope.fit(points), slope.steady(points)
-    report.figure(name .. ".slope_" .. bytes, result.slopes[bytes], "bytes/session")
-    report.bound(name .. ".slope_" .. bytes, not counted.grows(result, bytes, counted.LIMIT),
-      "%.3f bytes/session, where the bound is less than %g", result.slopes[bytes], counted.LIMIT)
   end
-  local left = line[#line][2].descriptors - line[1][2].descriptors
-  report.figure(name .. ".descriptors_left", left, "descriptors")
-  report.bound(name .. ".descriptors_left", left == 0, "%d more than at the start", left)
-  report.bound(name .. ".census", not sums.rests[i], "left after a round: %s", sums.rests[i])
+  verdict.growth(name, "session", result)
+  verdict.rest(name, line[1][2], line[#line][2], sums.rests[i])
 end
 
 local function run(seed, goes_on)

@@ -6,9 +6,10 @@ local wire = require "lunewire"
 local LONG <const> = { header = 4, max = 1 << 24 }
 local START_SECONDS <const> = 60
 
--- malloc's caches would hide what was freed.
-local COMMAND <const> = "GLIBC_TUNABLES=glibc.malloc.tcache_count=0 LUA_PATH=%s LUA_CPATH=%s "
-  .. "exec lua5.4 spec/soak/worker.lua %d"
+-- As many descriptors as may be; and malloc's caches would hide what was freed.
+local COMMAND <const> = [[ulimit -n "$(ulimit -Hn)" 2>/dev/null
+GLIBC_TUNABLES=glibc.malloc.tcache_count=0 LUA_PATH=%s LUA_CPATH=%s \
+  exec lua5.4 spec/soak/worker.lua %d]]
 
 local Process = { __name = "soak process" }
 Process.__index = Process

@@ -17,7 +17,7 @@ end
 
 local function plain(value)
   if math.type(value) == "integer" then return tostring(value) end
-  return (("%.4f"):format(value):gsub("%.?0+$", ""))
+  return (("%.6f"):format(value):gsub("%.?0+$", ""):gsub("^%-0$", "0"))
 end
 
 -- Shows on a terminal what is being done, in one line that the next one replaces.

@@ -1,0 +1,192 @@
+-- Exactly once, where more comes together: two ends at the same moment, several who wait at one
+-- place, a coroutine that is closed in its wait.
+-- What this is not: one end of one wait (once_spec).
+local assert = require "luassert"
+local describe = require("busted").describe
+local once = require "spec.once"
+local support = require "spec.support"
+local waits = require "spec.waits"
+local wire = require "lunewire"
+
+local it = support.it
+
+-- What transports and calls have in common needs no second look here.
+local TWICE = { ["recv_line"] = true, ["send"] = true, ["flush"] = true }
+
+local function is_chosen(name)
+  local call, transport = name:match "^(.*) over (.*)$"
+  if not call then return true end
+  return transport == "tcp" or transport == "a pipe" or transport == "tls 1.3" and TWICE[call]
+end
+
+-- ---- two ends at the same moment -----------------------------------------------------
+
+-- Nothing turns the loop meanwhile.
+local function let_pass(seconds)
+  local due = wire.now() + seconds
+  while wire.now() < due do end -- luacheck: ignore
+end
+
+-- The second may find that there is nothing left to end.
+local function check_pair(place, first, second)
+  local causes = once.causes(place)
+  local a, b = causes[first], causes[second]
+  local timeout = a.timeout or b.timeout
+  local w = once.watch(place.call, timeout)
+  if timeout then once.turn(2) else w:check_waits() end
+  if timeout then let_pass(timeout) end
+  a[1](place, w)
+  pcall(b[1], place, w)
+  once.check_code(w:await(), a, b)
+  w:check_rest()
+end
+
+-- All pairs; on a slow machine some of them.
+local STEP <const> = support.sized(1, 3, 10)
+
+local function pairs_of(names)
+  local list, ends, n = {}, {}, 0
+  for _, a in ipairs(names) do
+    for _, b in ipairs(names) do
+      local name = a .. ", then " .. b
+      n = n + 1
+      if n % STEP == 0 then list[#list + 1], ends[name] = name, { a, b } end
+    end
+  end
+  return list, ends
+end
+
+describe("exactly once, by two ends in one turn of the loop:", function()
+  for _, wait in ipairs(waits.list) do
+    if is_chosen(wait.name) then
+      it(wait.name, function()
+        local list, ends = pairs_of(once.names(wait.open))
+        once.at_each(wait.open, list, function(place, name)
+          check_pair(place, table.unpack(ends[name]))
+        end)
+      end, 60)
+    end
+  end
+end)
+
+-- ---- several at one place ------------------------------------------------------------
+
+local function watch_three(place, timeout)
+  local list = { once.watch(place.call, timeout) }
+  once.turn(2)
+  for i = 2, 3 do
+    list[i] = once.watch(place.call)
+    once.turn(2)
+  end
+  for i = timeout and 2 or 1, 3 do list[i]:check_waits() end
+  return list
+end
+
+-- Those who are left are served in their order; what floods its place serves all of them at once.
+local function serve(place, left)
+  for i, w in ipairs(left) do
+    place.serve()
+    assert.equal("served", w:await())
+    for j = i + 1, place.floods and i or #left do left[j]:check_waits() end
+  end
+end
+
+local function check_rest(list)
+  for _, w in ipairs(list) do w:check_rest() end
+end
+
+local SEVERAL = {
+  ["a close ends each"] = function(place)
+    local list = watch_three(place)
+    local cause = place.ends.close
+    cause[1]()
+    for _, w in ipairs(list) do once.check_code(w:await(true), cause) end
+    check_rest(list)
+  end,
+  ["a cancel ends the second one alone"] = function(place)
+    local list = watch_three(place)
+    list[2].task:cancel()
+    assert.equal("CANCELED", list[2]:await(true))
+    serve(place, { list[1], list[3] })
+    check_rest(list)
+  end,
+  ["its timeout ends the first one alone"] = function(place)
+    local list = watch_three(place, 0.01)
+    assert.equal("ETIMEDOUT", list[1]:await())
+    serve(place, { list[2], list[3] })
+    check_rest(list)
+  end,
+  ["two are cancelled while the third is served"] = function(place)
+    local list = watch_three(place)
+    list[1].task:cancel()
+    place.serve()
+    list[3].task:cancel()
+    once.check_code(list[1]:await(), { nil, "CANCELED", "served" })
+    once.check_code(list[3]:await(), { nil, "CANCELED", "served" })
+    if list[2].times == 0 then place.serve() end
+    assert.equal("served", list[2]:await())
+    check_rest(list)
+  end,
+  ["the closed coroutine of the first one holds up nobody"] = function(place)
+    local killed, co = once.watch_in_coroutine(place.call)
+    killed:check_waits()
+    local list = { once.watch(place.call), once.watch(place.call) }
+    for _, w in ipairs(list) do w:check_waits() end
+    assert.is_true(coroutine.close(co))
+    if place.hands_over then killed.task:cancel() end
+    serve(place, list)
+    killed.task:cancel()
+    once.turn()
+    assert.equal("end", killed:outcome())
+    check_rest { killed, table.unpack(list) }
+  end,
+}
+
+local function names_of(set)
+  local list = {}
+  for name in pairs(set) do list[#list + 1] = name end
+  table.sort(list)
+  return list
+end
+
+describe("exactly once, of three that wait:", function()
+  for _, wait in ipairs(waits.list) do
+    local place = is_chosen(wait.name) and wait.several
+    if place then
+      it(wait.name, function()
+        once.at_each(wait.open, names_of(SEVERAL), function(at, name)
+          if name:find "close ends" and not (at.ends or {}).close then return end
+          SEVERAL[name](at)
+        end)
+      end, 30)
+    end
+  end
+end)
+
+-- ---- a coroutine that is closed in its wait --------------------------------------------
+
+-- It is over for its task at the latest when that is cancelled; the end itself comes to nobody.
+local function check_killed(place, name)
+  local cause = once.causes(place)[name]
+  local w, co = once.watch_in_coroutine(place.call, cause.timeout)
+  if cause.timeout then once.turn(2) else w:check_waits() end
+  assert.is_true(coroutine.close(co))
+  collectgarbage()
+  pcall(cause[1], place, w)
+  if cause.timeout then wire.sleep(cause.timeout) end
+  once.turn()
+  if w.times == 0 then w.task:cancel() end
+  once.turn()
+  assert.same({ true, false, "cannot resume dead coroutine", n = 3 }, w.results)
+  w:check_rest()
+end
+
+describe("exactly once, if the coroutine of the call was closed meanwhile:", function()
+  for _, wait in ipairs(waits.list) do
+    if is_chosen(wait.name) then
+      it(wait.name, function()
+        once.at_each(wait.open, once.names(wait.open), check_killed)
+      end, 30)
+    end
+  end
+end)

@@ -1,0 +1,211 @@
+-- Calls that wait, each with all that can end its wait: the material of specs that ask whether a
+-- waiter resumes exactly once, and with what.
+-- What this is not: a test; what is right is asked in once_spec and its neighbours.
+--
+-- waits.list: a list of { name=, open=, several= }; several: more than one call may wait there, and
+-- each is served in its turn.  open() -> a place to wait at:
+--   call(timeout)   the call that waits; without a timeout only what is below ends it
+--   timed           false: it takes no timeout
+--   ends            what ends it: cause -> { act, codes... }, one of which the call says then
+--   serve()         lets one call succeed (nil: it cannot)
+--   floods          one serve() serves all who wait
+--   hands_over      what the first who waits is served with is its own, whatever becomes of it
+--   close()         ends all that open() made, at once
+-- Calls whose failure has no code of its own tell it as their caller would find out.
+local support = require "spec.support"
+local wire = require "lunewire"
+
+local waits = { list = {} }
+
+local function add(name, open, several)
+  waits.list[#waits.list + 1] = { name = name, open = open, several = several }
+end
+
+-- ---- what a call said ----------------------------------------------------------------
+
+-- results: of pcall(call) -> "CANCELED", "raised: ...", a code, or "served".
+function waits.outcome(results)
+  if not results[1] then
+    return results[2] == wire.CANCELED and "CANCELED" or "raised: " .. tostring(results[2])
+  end
+  if results[2] == nil or results[2] == false then return results[4] or "end" end
+  return "served"
+end
+
+-- ---- receiving -----------------------------------------------------------------------
+
+-- The first step of an iterator; at its end what last_error() says.
+local function step(method)
+  return function(conn, timeout)
+    local next_value, state = conn[method](conn, timeout)
+    local value = next_value(state)
+    if value ~= nil then return value end
+    local message, code = conn:last_error()
+    return nil, message, code
+  end
+end
+
+local function reading(format)
+  return function(conn, timeout)
+    conn:set_timeout(timeout or math.huge)
+    return conn:read(format)
+  end
+end
+
+local function copying(conn, timeout)
+  conn:set_timeout(timeout or math.huge)
+  local sink = { write = function(self) return self end }
+  return wire.copy(sink, conn, 3)
+end
+
+-- Each waits for these bytes; fin: what it says of the peer's end, where that is not EOF.
+local RECEIVES = {
+  { "recv(n)", function(conn, timeout) return conn:recv(3, timeout) end, "abc" },
+  { "recv()", function(conn, timeout) return conn:recv { timeout = timeout } end, "abc" },
+  { "recv_some", function(conn, timeout) return conn:recv_some(3, timeout) end, "abc" },
+  { "recv_line", function(conn, timeout) return conn:recv_line(timeout) end, "abc\n" },
+  { "recv_until", function(conn, timeout) return conn:recv_until("--", timeout) end, "abc--" },
+  { "recv_pkg", function(conn, timeout) return conn:recv_pkg(timeout) end, "\0\3abc" },
+  { "recv_frame", function(conn, timeout) return conn:recv_frame(timeout) end, "3:abc," },
+  { "peek", function(conn, timeout) return conn:peek(3, timeout) end, "abc", alone = true },
+  { "read(n)", reading(3), "abc", fin = "end" },
+  { 'read "l"', reading "l", "abc\n", fin = "end" },
+  { 'read "L"', reading "L", "abc\n", fin = "end" },
+  { 'read "a"', reading "a", "abc", fin = "served", all = true, alone = true },
+  { "lines", step "lines", "abc\n", fin = "end" },
+  { "pkgs", step "pkgs", "\0\3abc", fin = "end" },
+  { "frames", step "frames", "3:abc,", fin = "end" },
+  { "chunks", step "chunks", "abc", fin = "end" },
+  { "send_recv", function(conn, timeout) return conn:send_recv("?", 3, timeout) end, "abc",
+    alone = true },
+  { "send_recv_pkg", function(conn, timeout) return conn:send_recv_pkg("?", timeout) end,
+    "\0\3abc", alone = true },
+  { "copy from a connection", copying, "abc", alone = true },
+}
+
+local function past() return wire.now() - 1 end
+
+-- What ends any call on a connection, whatever it does there.
+local function ends_of(conn, ends)
+  ends["close"] = { function() conn:close() end, "ECLOSED" }
+  ends["a close with a delay"] = { function() conn:close(0.001) end, "ECLOSED" }
+  ends["reset"] = { function() conn:reset() end, "ECLOSED" }
+  ends["a deadline in the past"] = { function() conn:set_deadline(past()) end, "ETIMEDOUT" }
+  return ends
+end
+
+local function receiving(form, transport)
+  return function()
+    local conn, peer = transport.pair { framing = wire.framing.netstring() }
+    local ends = ends_of(conn, {
+      ["a receive deadline in the past"] =
+        { function() conn:set_recv_deadline(past()) end, "ETIMEDOUT" },
+      ["an idle timeout"] = { function() conn:set_idle_timeout(0.001) end, "ETIMEDOUT" },
+      ["the peer's end"] = { function() peer:close_write() end, form.fin or "EOF" },
+      ["the peer's close"] = { function() peer:close() end, form.fin or "EOF" },
+      ["the peer's reset"] = { function() peer:reset() end, "ECONNRESET",
+        transport.no_reset and (form.fin or "EOF") or nil },
+    })
+    return {
+      call = function(timeout) return form[2](conn, timeout) end,
+      ends = ends,
+      serve = function()
+        peer:send(form[3])
+        if form.all then peer:close_write() end
+      end,
+      close = function()
+        conn:reset()
+        peer:reset()
+      end,
+    }
+  end
+end
+
+for _, transport in ipairs(support.transports) do
+  for _, form in ipairs(RECEIVES) do
+    add(form[1] .. " over " .. transport.name, receiving(form, transport), not form.alone)
+  end
+end
+
+-- ---- sending -------------------------------------------------------------------------
+
+local SMALL <const> = { high_water = 4096 }
+local PIECE <const> = ("x"):rep(1 << 20)
+
+-- Sends until a further send has to wait, by far: the system's buffers, and what the peer's end
+-- reads ahead, still take some for a while.
+local function fill(conn)
+  local refused = 0
+  repeat
+    refused = conn:try_send(PIECE) and 0 or refused + 1
+    wire.sleep(0)
+  until refused > 3
+end
+
+local function big_file()
+  local file = assert(io.tmpfile())
+  file:write(("y"):rep(100000))
+  file:seek "set"
+  return file
+end
+
+local function timed(conn, timeout, method, ...)
+  conn:set_timeout(timeout or math.huge)
+  return conn[method](conn, ...)
+end
+
+local SENDS = {
+  { "send", function(conn, timeout) return conn:send("x", { timeout = timeout or math.huge }) end },
+  { "write", function(conn, timeout) return timed(conn, timeout, "write", "x") end },
+  { "send_pkg", function(conn, timeout) return conn:send_pkg("x", timeout) end },
+  { "send_frame", function(conn, timeout) return conn:send_frame("x", timeout) end },
+  { "send_recv, for room,", function(conn, timeout) return conn:send_recv("x", 1, timeout) end,
+    answer = "r", alone = true },
+  { "flush", function(conn, timeout) return conn:flush(timeout) end, alone = true },
+  { "send_file", function(conn, timeout)
+    local file <close> = big_file()
+    return timed(conn, timeout, "send_file", file)
+  end, alone = true },
+  { "copy to a connection", function(conn, timeout)
+    local file <close> = big_file()
+    conn:set_timeout(timeout or math.huge)
+    return wire.copy(conn, file)
+  end, alone = true },
+}
+
+local function sending(form, transport)
+  return function()
+    local conn, peer = transport.pair { framing = wire.framing.netstring(), limits = SMALL }
+    conn:option("send_buffer", 4096)
+    fill(conn)
+    local drain
+    return {
+      call = function(timeout) return form[2](conn, timeout) end,
+      ends = ends_of(conn, {
+        ["a send deadline in the past"] =
+          { function() conn:set_send_deadline(past()) end, "ETIMEDOUT" },
+        ["the peer's reset"] = { function() peer:reset() end, "ECONNRESET", "EPIPE" },
+      }),
+      serve = function()
+        if form.answer then peer:send(form.answer) end
+        drain = drain or wire.spawn(function() for _ in peer:chunks() do end end)
+      end,
+      floods = true,
+      close = function()
+        conn:reset()
+        peer:reset()
+        if drain then drain:join() end
+      end,
+    }
+  end
+end
+
+for _, transport in ipairs(support.transports) do
+  for _, form in ipairs(SENDS) do
+    add(form[1] .. " over " .. transport.name, sending(form, transport), not form.alone)
+  end
+end
+
+require "spec.waits_elsewhere"(add)
+
+return waits
