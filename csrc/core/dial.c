@@ -295,5 +295,8 @@ void dial_release(struct dial *d) {
 }
 
 void dial_free_all(struct turn *t) {
-  while (t->first_dial) dial_release(t->first_dial);
+  for (struct dial *next, *d = t->first_dial; d; d = next) {
+    next = d->next;
+    dial_release(d);
+  }
 }

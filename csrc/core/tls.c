@@ -66,7 +66,10 @@ static void context_free(struct tls_context *c);
 
 void tls_root_close(struct tls_root *r) {
   if (!r) return;
-  while (r->first_context) context_free(r->first_context);
+  for (struct tls_context *next, *c = r->first_context; c; c = next) {
+    next = c->next;
+    context_free(c);
+  }
   X509_STORE_free(r->system);
   BIO_meth_free(r->bio);
   free(r->in);

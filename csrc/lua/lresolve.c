@@ -43,7 +43,10 @@ static int llookup_gc(lua_State *L) {
 }
 
 void resolve_fini(struct rt *rt) {
-  while (rt->lookups) llookup_free(rt->lookups);
+  for (struct llookup *next, *ll = rt->lookups; ll; ll = next) {
+    next = ll->next;
+    llookup_free(ll);
+  }
 }
 
 static void abandon(lua_State *L, struct op *o) {
