@@ -66,7 +66,9 @@ MODULE := $(BUILD)/lunewire/core.so
 TESTS := $(BUILD)/core_tests
 GC_HOOKS := $(BUILD)/gc_hooks.so
 SOAK_SRC := spec/soak/heap.c
+SCENARIO_SRC := spec/scenarios/heap.c
 HEAP := $(BUILD)/soak/heap.so
+PEAK := $(BUILD)/scenarios/heap.so
 LOAD := $(BUILD)/bench/load
 FLOORS := $(FLOOR_SRC:bench/servers/%.c=$(BUILD)/bench/%)
 GO := $(if $(shell command -v go 2>/dev/null),$(BUILD)/bench/go)
@@ -102,7 +104,7 @@ LINK = $(CC) $(CFLAGS) $(HARDEN_LINK) $(LTO) $(LDFLAGS)
 
 all: $(MODULE)
 	@:
-tests: $(TESTS) $(GC_HOOKS) $(HEAP)
+tests: $(TESTS) $(GC_HOOKS) $(HEAP) $(PEAK)
 	@:
 bench-build: $(LOAD) $(FLOORS) $(GO)
 	@:
@@ -118,7 +120,8 @@ $(TESTS): $(CORE_OBJ) $(TEST_OBJ)
 
 $(GC_HOOKS): $(BUILD)/obj/spec/gc_hooks.o
 $(HEAP): $(SOAK_SRC:%.c=$(BUILD)/obj/%.o)
-$(GC_HOOKS) $(HEAP):
+$(PEAK): $(SCENARIO_SRC:%.c=$(BUILD)/obj/%.o)
+$(GC_HOOKS) $(HEAP) $(PEAK):
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
 	$(Q)$(LINK) $(SHARED) -o $@ $^
@@ -150,8 +153,8 @@ $(CORE_OBJ) $(BINDING_OBJ) $(FLOOR_OBJ): EXTRA := -fvisibility=hidden
 $(TEST_OBJ): EXTRA := -Icsrc/core
 $(FUZZ_OBJ): EXTRA := -Icsrc/core -Ispec/core
 
--include $(SOAK_SRC:%.c=$(BUILD)/obj/%.d) $(CORE_OBJ:.o=.d) $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(LOAD_OBJ:.o=.d) \
-  $(FLOOR_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)
+-include $(patsubst %.c,$(BUILD)/obj/%.d,$(SOAK_SRC) $(SCENARIO_SRC)) $(CORE_OBJ:.o=.d) \
+  $(BINDING_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(LOAD_OBJ:.o=.d) $(FLOOR_OBJ:.o=.d) $(FUZZ_OBJ:.o=.d)
 
 # ---- running and testing ------------------------------------------------------------
 
@@ -360,7 +363,7 @@ check-poller:
 check-format:
 	@echo "  FORMAT"
 	$(Q)clang-format --dry-run -Werror $(CORE_SRC) $(BINDING_SRC) $(TEST_SRC) $(LOAD_SRC) \
-	  $(FLOOR_SRC) $(FUZZ_SRC) $(TORTURE_SRC) $(FAULT_SRC) $(SOAK_SRC) $(HEADERS) $(wildcard spec/*.c)
+	  $(FLOOR_SRC) $(FUZZ_SRC) $(TORTURE_SRC) $(FAULT_SRC) $(SOAK_SRC) $(SCENARIO_SRC) $(HEADERS) $(wildcard spec/*.c)
 
 check-tidy:
 	@echo "  TIDY  csrc"

@@ -5,7 +5,7 @@
  *   heap.mark()   from here on the most is counted anew
  *   heap.peak()   the most that was in use at once since then
  *
- * What this is not: part of the library; heap.lua compiles it. It knows glibc only. */
+ * What this is not: part of the library. It knows glibc only. */
 #include <elf.h>
 #include <link.h>
 #include <malloc.h>

@@ -3,7 +3,6 @@
 -- What this is not: a test.  Where each block is observed nothing can be measured: heap.possible is
 -- false then, and the figures are 0.
 local child = require "spec.scenarios.child"
-local pki = require "spec.pki"
 local support = require "spec.support"
 
 local heap = {}
@@ -11,14 +10,9 @@ local heap = {}
 -- Under a sanitizer or valgrind the observer has malloc's place.
 heap.possible = support.slowness == 1
 
-local COMPILE <const> = "cc -O1 -shared -fPIC -Wall -Wextra -D_GNU_SOURCE "
-  .. "$(pkg-config --cflags lua5.4) -o %s spec/scenarios/heap.c"
-
--- The module, which goes with the other scratch files.
+-- Built with the tests, beside the library.
 local function module()
-  local name = pki.scratch "heap.so"
-  if not io.open(name) then assert(os.execute(COMPILE:format(name))) end
-  return name
+  return assert(package.searchpath("scenarios.heap", package.cpath))
 end
 
 -- "mark" begins the most anew.
