@@ -350,11 +350,23 @@ local INTERNAL <const> = {
   "invalid value", "table index is",
 }
 
+-- What names the argument that is wrong.
+local HELPFUL <const> = {
+  "option", "bad argument", "not a framing: expected", "cannot send a ", "an address is a ",
+  "must be", "the framing", "expected",
+}
+
+local function is_one_of(err, patterns)
+  for _, pattern in ipairs(patterns) do
+    if err:find(pattern) then return true end
+  end
+end
+
 local function check_raised(err)
   if err == MARK then return end
   if type(err) ~= "string" then error("raised something that is no text: " .. type(err)) end
-  for _, pattern in ipairs(INTERNAL) do
-    if err:find(pattern) then error("raised an error that does not help: " .. err) end
+  if is_one_of(err, INTERNAL) or not is_one_of(err, HELPFUL) then
+    error("raised an error that does not help: " .. err)
   end
 end
 
