@@ -75,7 +75,7 @@ describe("wire.request", function()
       local wire = require "lunewire"
       print(wire.request(..., ("x"):rep(2000000), { recv = 0 }))]]
     local peer = support.lua(script, server:addr())
-    local conn <close> = assert(server:accept(10))
+    local conn <close> = assert(server:accept(10 * support.slowness))
     conn:send "unread"
     assert.equal(2000000, #assert(conn:read "a"))
     assert.equal("\n", (peer:output()))

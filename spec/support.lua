@@ -231,7 +231,7 @@ end
 function support.pair(opts)
   local server <close> = assert(wire.listen("127.0.0.1:0", opts))
   local client = assert(wire.connect(server:addr(), opts))
-  return client, (assert(server:accept(5)))
+  return client, (assert(server:accept(5 * slowness)))
 end
 
 local contexts = {}
@@ -255,7 +255,7 @@ local function tls_pair(version)
   return function(opts)
     opts = with_tls(opts, version)
     local server <close> = assert(wire.listen("127.0.0.1:0", opts))
-    local accepting = wire.spawn(server.accept, server, 5)
+    local accepting = wire.spawn(server.accept, server, 5 * slowness)
     local client = assert(wire.connect(server:addr(), opts))
     return client, (assert(select(2, accepting:join())))
   end
@@ -275,7 +275,7 @@ local function unix_pair(opts)
   local name = support.unix_name()
   local server <close> = assert(wire.listen(name, opts))
   local client = assert(wire.connect(name, opts))
-  return client, (assert(server:accept(5)))
+  return client, (assert(server:accept(5 * slowness)))
 end
 
 -- The conformance suite runs once for each: conn_spec, and for those with TLS the specs beside it.
