@@ -233,12 +233,13 @@ op("send_recv", function(A, e)
   local r = { what = "send_recv", e = e, dir = "both", timeout = t }
   if #maybe.bytes > 0 then table.insert(e.out.maybe, maybe) end
   local ok, reply
+  local conn = e.conn -- others may drop theirs meanwhile
   if pkg then
-    ok, reply = call(A, r, e.conn.send_recv_pkg, e.conn, data, t)
+    ok, reply = call(A, r, conn.send_recv_pkg, conn, data, t)
   else
-    ok, reply = call(A, r, e.conn.send_recv, e.conn, data, n, t)
+    ok, reply = call(A, r, conn.send_recv, conn, data, n, t)
   end
-  e.out:settle(e.conn)
+  e.out:settle(conn)
   e.out:forget(maybe)
   if ok and not maybe.sent and #maybe.bytes > 0 then fail "send_recv got a reply unasked" end
   if ok then received(e, "send_recv", pkg and string.pack(">s2", reply) or reply) end
