@@ -306,9 +306,13 @@ void pair_check(struct tls_pair *p) {
   CHECK(p->client.received <= p->server.sent && p->server.received <= p->client.sent);
 }
 
+/* As long as data arrive; what is no data (a handshake, keys) comes in few steps. */
 void pair_settle(struct tls_pair *p) {
+  uint64_t arrived = 0;
   if (!p->clean) return;
-  for (int i = 0; i < 40; i++) {
+  for (int still = 0; still < 40; still++) {
+    if (arrived != p->client.received + p->server.received) still = 0;
+    arrived = p->client.received + p->server.received;
     pair_carry(p, &p->client, MOST);
     pair_carry(p, &p->server, MOST);
     turn_step(&p->turn, false);
