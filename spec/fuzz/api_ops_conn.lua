@@ -207,6 +207,7 @@ end)
 
 -- Nobody of ours refers to it any more: it may be collected, which closes it.
 op("drop", function(_, e)
+  if e.handed then return end -- a handler will ask whose it is
   e.out.ended, e.out.loose = true, e.out.loose or #e.out.maybe > 0
   e.conn = nil
   for i, other in ipairs(model.ends) do

@@ -193,7 +193,7 @@ end)
 op("handle", function(A, e)
   local V = pick(A, servers)
   if not V or not e.peer or A.ctx == "hook" then return end -- on_accept would call itself
-  e.may_close = true
+  e.may_close, e.handed = true, true
   e.out.ended, e.out.cut = true, true -- it is the server's from now on
   V.counts = false
   call(A, { what = "handle", misuse = true }, V.server.handle, V.server, e.conn)
