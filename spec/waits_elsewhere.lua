@@ -188,7 +188,7 @@ local function relaying()
     ends = {
       ["the close of the first"] = { function() a:close() end, "ECLOSED" },
       ["the close of the second"] = { function() b:close() end, "ECLOSED" },
-      ["a peer's reset"] = { function() right:reset() end, "ECONNRESET" },
+      ["a peer's reset"] = { function() right:reset() end, "ECONNRESET", "EPIPE" },
     },
     serve = function()
       left:close()
