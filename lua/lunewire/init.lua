@@ -91,7 +91,7 @@ local wire = {
 
 local protected, to_numeric = names.protected, names.to_numeric
 
-local function is_list(addr) return type(addr) == "table" and #addr > 0 end
+local function is_list(addr) return type(addr) == "table" and rawlen(addr) > 0 end
 
 -- Names stand for their addresses, in a list as well.
 local function all_numeric(addr)

@@ -166,10 +166,12 @@ function M.deadline_moved(e, dir, at)
   end
 end
 
--- This side closed it: nobody waits there any more once the loop has turned.
+-- This side closed it: nobody waits there any more once the loop has turned.  Who is given a message
+-- while a finalizer closes has it already.
 function M.closed(e)
   e.closed = true
   e.out.ended = true
+  if M.in_finalizer then return end
   for r in pairs(M.pending) do
     if r.e == e and r.dir then r.closed_meanwhile = true end
   end
