@@ -166,8 +166,8 @@ function M.deadline_moved(e, dir, at)
   end
 end
 
--- This side closed it: nobody waits there any more once the loop has turned.  Who is given a message
--- while a finalizer closes has it already.
+-- This side closed it: nobody waits there any more once the loop has turned.  Who is given a
+-- message while a finalizer closes has it already.
 function M.closed(e)
   e.closed = true
   e.out.ended = true
