@@ -158,7 +158,7 @@ describe("framing.varint with an offset", function()
     if not ok then error(err, 0) end
   end
 
-  local COUNT <const> = support.sized(400, 200, 50)
+  local COUNT <const> = support.sized(400, 400, 200)
 
   -- Messages that are made of their head, each counted, whoever got it -> total so far.
   local function tally()
