@@ -340,7 +340,7 @@ fault-build:
 test-faults: fault-build
 	@.ci/faults $(BUILD)/faults "$(or $(MODE),$(FAULT_MODES))" $(SPEC)
 test-faults-short: fault-build
-	@.ci/faults --together $(BUILD)/faults all $(FAULT_SHORT)
+	@.ci/faults $(BUILD)/faults "all resets" $(FAULT_SHORT)
 
 # ---- checks -------------------------------------------------------------------------
 
