@@ -225,6 +225,15 @@ local function is_confined(A)
   return false
 end
 
+-- Who resumes a task's coroutine from outside any task waits for it there.
+local function was_meddled(A)
+  while A do
+    if A.meddled then return true end
+    A = A.outer
+  end
+  return false
+end
+
 local function check_raised(r, err)
   local A = r.A
   if err == wire.CANCELED then
@@ -243,7 +252,7 @@ local function check_raised(r, err)
   mark(r, "raised")
   if err:find "deadlock: " then check_deadlock(r) end
   local expected = r.misuse and not err:find "^lua/lunewire/"
-    or err:find "deadlock: " and not A.T
+    or err:find "deadlock: " and (not A.T or was_meddled(A))
     or err:find "cannot wait" and (A.meddled or is_confined(A))
     or err:find "in a finalizer" and is_confined(A)
     or err:find "Lua state is closing" and M.closing
