@@ -193,17 +193,21 @@ static void accept_one(lua_State *L, struct incoming *in, int ls_idx) {
   lua_settop(L, ls_idx);
 }
 
-/* Protected: an error ends it, and costs the connection at hand. */
+/* -> is there another one? */
+static bool next_incoming(struct incoming *in) {
+  if (in->most <= 0) return false;
+  in->most--;
+  if (server_accept(&in->ls->s, &in->link, &in->peer) == 0) return true;
+  in->most = 0;
+  return false;
+}
+
+/* Protected: with one at hand.  An error ends it, and costs the connection that is at hand then. */
 static int accept_some(lua_State *L) {
   struct incoming *in = lua_touserdata(L, 1);
   int ls_idx = push_server(L, in->ls);
-  while (in->most > 0) {
-    in->most--;
-    if (server_accept(&in->ls->s, &in->link, &in->peer) == 0)
-      accept_one(L, in, ls_idx);
-    else
-      in->most = 0;
-  }
+  do accept_one(L, in, ls_idx);
+  while (next_incoming(in));
   return 0;
 }
 
@@ -215,8 +219,11 @@ static void drop_incoming(struct incoming *in) {
   in->link = NULL;
 }
 
+/* The first is taken before Lua may fail: were it left in the backlog for want of memory, the
+ * listener would call for it turn after turn. */
 void serve_backlog(lua_State *L, struct lserver *ls, int most) {
-  for (struct incoming in = {.ls = ls, .most = most}; in.most > 0; in.most--) {
+  struct incoming in = {.ls = ls, .most = most};
+  while (next_incoming(&in)) {
     rt_protect(L, accept_some, &in, 0);
     drop_incoming(&in);
   }

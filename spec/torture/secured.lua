@@ -13,14 +13,17 @@ local function echo(conn)
   assert(conn:recv_line() == ("long"):rep(10000))
 end
 
-local function contexts()
-  return {
-    server = assert(wire.tls_context { cert = CERT, key = KEY, alpn = { "echo" },
-      handshake_timeout = WAIT }),
-    client = assert(wire.tls_context { ca = CA, alpn = { "echo" }, servername = "localhost",
-      handshake_timeout = WAIT }),
-  }
+local function server_context()
+  return assert(wire.tls_context { cert = CERT, key = KEY, alpn = { "echo" },
+    handshake_timeout = WAIT })
 end
+
+local function client_context()
+  return assert(wire.tls_context { ca = CA, alpn = { "echo" }, servername = "localhost",
+    handshake_timeout = WAIT })
+end
+
+local function contexts() return { server = server_context(), client = client_context() } end
 
 local function serve(tls, more)
   local opts = { tls = tls }
@@ -31,9 +34,10 @@ local function serve(tls, more)
 end
 
 return {
-  { name = "tls context", body = function()
-    local made = contexts()
-    assert(made.server:reload())
+  { name = "tls context", body = function() server_context() end },
+  { name = "tls context of a client", body = function() client_context() end },
+  { name = "tls reload", prepare = server_context, body = function(made)
+    assert(made:reload())
   end },
   { name = "tls tcp", prepare = contexts, body = function(made)
     wire.run(function()
