@@ -194,6 +194,24 @@ for _, transport in ipairs(support.transports) do
       assert.equal(5 * MILLION, #assert(left:read "a")) -- that close is not made a reset
     end)
 
+    it("that ends so gives what came before to the other side, in the same turn, too", function()
+      local left, right, task, a = joined()
+      local go, gone = wire.pipe()
+      local closer = tools.start(function()
+        assert(gone:recv(2))
+        a:close()
+      end)
+      local sender = wire.spawn(function()
+        left:send "before"
+        go:send "go"
+      end)
+      tools.result(sender)
+      tools.result(closer)
+      local ab = select(5, task:join(PATIENCE))
+      if ab > 0 then assert.equal("before", right:recv(6)) end
+      assert_cut(right)
+    end)
+
     it("ends after idle_timeout without a byte either way", function()
       local idle, start = 0.3 * support.slowness, wire.now()
       local left, right, task = joined { idle_timeout = idle }

@@ -359,6 +359,25 @@ describe("serve_udp: SIGTERM", function()
     assert.are.same({ "over\n", 0 }, { peer:output() })
   end)
 
+  it("is nothing to one that was closed and collected", function()
+    local peer = support.lua [[
+      local wire = require "lunewire"
+      wire.spawn(function()
+        for _ = 1, 2 do assert(wire.serve_udp("127.0.0.1:0", print)):close() end
+        wire.sleep(0.05)
+        collectgarbage() -- runs the finalizers; what they were of is swept by the next one
+        collectgarbage "stop"
+        local stat <close> = io.open "/proc/self/stat"
+        print(stat:read "n")
+        wire.sleep(60)
+      end)
+      wire.run()
+      print "over"
+    ]]
+    os.execute("kill -s TERM " .. assert(peer:line()))
+    assert.are.same({ "over\n", 0 }, { peer:output() })
+  end)
+
   it("cancels what has not ended after drain_timeout", function()
     local peer, pid, address = start(0.1, 60)
     local udp <close> = assert(wire.udp(HERE))

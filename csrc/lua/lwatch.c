@@ -100,16 +100,21 @@ static void tie_run(struct job *j) {
   rt_release(tie->rt->driver, tie->rt, ref);
 }
 
+/* What was passed on to it before leaves first, as far as the system takes it. */
+static void end_other(struct ltie *tie, struct conn *other) {
+  tie_cut(tie);
+  conn_flush_now(other);
+  conn_reset(other);
+}
+
 static void on_first_ended(struct attachment *a) {
   struct ltie *tie = (struct ltie *)(void *)a;
-  tie_cut(tie);
-  conn_reset(tie->conns[1]);
+  end_other(tie, tie->conns[1]);
 }
 
 static void on_second_ended(struct attachment *a) {
   struct ltie *tie = (struct ltie *)(void *)((char *)a - offsetof(struct ltie, ends[1]));
-  tie_cut(tie);
-  conn_reset(tie->conns[0]);
+  end_other(tie, tie->conns[0]);
 }
 
 static int l_cut(lua_State *L) {

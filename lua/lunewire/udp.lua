@@ -47,7 +47,8 @@ end
 -- from the beginning; while all are busy another one is started, up to the limit. With one the
 -- datagrams are handled in order.
 
--- Of all sockets that are served, by socket; a worker that waits keeps its own alive.
+-- All that there are, as keys; a worker that waits keeps its own alive.  Not by socket: one that is
+-- collected would stay a key until the collection after.
 local services = setmetatable({}, { __mode = "k" })
 
 local Worker = {}
@@ -123,7 +124,7 @@ function udp.serve(addr, opts, handler)
   if not socket then return nil, workers, drain_timeout end -- nil, message, code
   local service = { socket = socket, handler = handler, limit = workers,
     drain_timeout = drain_timeout, count = 0, idle = 0 }
-  services[socket] = service
+  services[service] = true
   start_worker(service)
   return socket
 end
@@ -141,7 +142,7 @@ end
 -- Ends the serving of all sockets, each in a task of its own -> the tasks.
 function udp.drain_all()
   local tasks = {}
-  for _, service in pairs(services) do tasks[#tasks + 1] = core.spawn(drain, service) end
+  for service in pairs(services) do tasks[#tasks + 1] = core.spawn(drain, service) end
   return tasks
 end
 
