@@ -15,14 +15,34 @@
 
 #define CHANNEL_NAME "lunewire.Channel"
 
-struct channel {
+/* A coroutine that somebody killed while it waited here may have left its task in line. */
+struct lines {
+  struct owned owned; /* first */
   struct waitq receivers, senders;
+};
+
+struct channel {
+  struct lines *lines; /* NULL: finalized, and closed */
   size_t capacity;
   size_t first, count, size; /* the ring; size is a power of two, or 0 */
   bool closed;
 };
 
-static struct channel *check_channel(lua_State *L) { return luaL_checkudata(L, 1, CHANNEL_NAME); }
+/* While the state is being closed a finalizer of the user's may come after those of ours. */
+static struct channel *check_channel(lua_State *L) {
+  const struct rt *rt = lua_touserdata(L, lua_upvalueindex(1));
+  struct channel *ch = luaL_checkudata(L, 1, CHANNEL_NAME);
+  if (rt->closed) ch->lines = NULL;
+  return ch;
+}
+
+static struct waitq *receivers_of(const struct channel *ch) {
+  return ch->lines ? &ch->lines->receivers : NULL;
+}
+
+static struct waitq *senders_of(const struct channel *ch) {
+  return ch->lines ? &ch->lines->senders : NULL;
+}
 
 /* ---- the values; the channel is at stack index 1 ------------------------------------- */
 
@@ -124,7 +144,7 @@ static int send_try(lua_State *L, struct rt *rt, struct op *o) {
   if (op_why(rt, o) == WAIT_SERVED) return 0;
   if (!may_try(L, rt, o)) return ERR_AGAIN;
   if (ch->closed) return ERR_CLOSED;
-  if ((receiver = waitq_waiting(&ch->receivers))) {
+  if ((receiver = waitq_waiting(receivers_of(ch)))) {
     keep(L, receiver, 2);
     wait_serve(receiver);
     return 0;
@@ -141,7 +161,7 @@ static int send_run(lua_State *L, struct rt *rt, struct op *o) {
   struct channel *ch = o->on;
   int r;
   while ((r = send_try(L, rt, o)) == ERR_AGAIN)
-    if ((r = wait_in(L, rt, o, &ch->senders)) != 0) break;
+    if ((r = wait_in(L, rt, o, senders_of(ch))) != 0) break;
   op_done(rt, o);
   if (o->q) forget(L, op_self(rt));
   if (r) return push_failure(L, o->what, NULL, NULL, r);
@@ -188,7 +208,7 @@ static int recv_try(lua_State *L, struct rt *rt, struct op *o) {
     return 0;
   }
   if (!may_try(L, rt, o)) return ERR_AGAIN;
-  struct wait *sender = waitq_waiting(&ch->senders);
+  struct wait *sender = ch->lines ? waitq_waiting(senders_of(ch)) : NULL;
   if (ch->count)
     ring_push(L, ch, sender);
   else if (sender)
@@ -203,7 +223,7 @@ static int recv_wait_for(lua_State *L, struct rt *rt, struct op *o) {
   struct channel *ch = o->on;
   int r;
   while ((r = recv_try(L, rt, o)) == ERR_AGAIN)
-    if ((r = wait_in(L, rt, o, &ch->receivers)) != 0) break;
+    if ((r = wait_in(L, rt, o, receivers_of(ch))) != 0) break;
   op_done(rt, o);
   return r;
 }
@@ -241,8 +261,10 @@ static int next_run(lua_State *L, struct rt *rt, struct op *o) {
 
 static int next_value(lua_State *L) {
   struct rt *rt = rt_of(L);
-  struct op o = {
-      .run = next_run, .what = "channel values", .on = check_channel(L), .timeout = INFINITY};
+  struct op o = {.run = next_run,
+                 .what = "channel values",
+                 .on = check_channel(L),
+                 .timeout = INFINITY};
   return next_run(L, rt, &o);
 }
 
@@ -265,10 +287,14 @@ static int l_values(lua_State *L) {
 
 /* ---- the rest ------------------------------------------------------------------------- */
 
+static void wake_all(struct lines *lines) {
+  waitq_wake_all(&lines->receivers, ERR_CLOSED);
+  waitq_wake_all(&lines->senders, ERR_CLOSED);
+}
+
 static void channel_close(struct channel *ch) {
   ch->closed = true;
-  waitq_wake_all(&ch->receivers, ERR_CLOSED);
-  waitq_wake_all(&ch->senders, ERR_CLOSED);
+  if (ch->lines) wake_all(ch->lines);
 }
 
 /***
@@ -284,9 +310,13 @@ static int l_close(lua_State *L) {
   return 0;
 }
 
-/* A coroutine that somebody killed while it waited here may have left its task in line. */
+static void lines_end(struct owned *o) { wake_all((struct lines *)(void *)o); }
+
 static int channel_gc(lua_State *L) {
-  channel_close(lua_touserdata(L, 1));
+  struct channel *ch = check_channel(L);
+  ch->closed = true;
+  if (ch->lines) owned_free(&ch->lines->owned);
+  ch->lines = NULL;
   return 0;
 }
 
@@ -319,12 +349,14 @@ A task that waits on a channel waits for other tasks only: it does not keep `wir
 @raise if the capacity is anything else
 */
 static int l_channel(lua_State *L) {
+  struct rt *rt = rt_of(L);
   size_t capacity = opt_capacity(L);
   struct channel *ch = lua_newuserdatauv(L, sizeof *ch, 1);
   *ch = (struct channel){.capacity = capacity};
   luaL_setmetatable(L, CHANNEL_NAME);
   lua_newtable(L);
   lua_setiuservalue(L, -2, 1);
+  ch->lines = owned_new(L, rt, sizeof *ch->lines, lines_end);
   return 1;
 }
 

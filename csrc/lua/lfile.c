@@ -14,8 +14,6 @@
 
 #include "rt.h"
 
-#define SENDING_NAME "lunewire.Sending"
-
 enum {
   PIECE = 64 * 1024,
   PIECES_IN_A_GO = 16 /* to a link that takes everything: then others get their turn */
@@ -23,8 +21,9 @@ enum {
 
 enum { ARG_CONN = 1, ARG_FILE, ARG_OFFSET, ARG_COUNT };
 
-/* One call under way.  Lives on its stack, so that whatever ends it closes the file. */
+/* One call under way. */
 struct sending {
+  struct owned owned; /* first */
   struct conn *c;
   FILE *own;           /* opened here; NULL: the file is Lua's, or there is none any more */
   luaL_Stream *theirs; /* asked each time: its owner may close it while the call waits */
@@ -41,10 +40,7 @@ static void close_own(struct sending *s) {
   s->own = NULL;
 }
 
-static int sending_gc(lua_State *L) {
-  close_own(lua_touserdata(L, 1));
-  return 0;
-}
+static void sending_end(struct owned *o) { close_own((struct sending *)(void *)o); }
 
 static void abandon(lua_State *L, struct op *o) {
   (void)L;
@@ -195,13 +191,6 @@ static lua_Integer opt_count(lua_State *L, int idx, lua_Integer otherwise) {
   return n;
 }
 
-static struct sending *sending_new(lua_State *L, struct conn *c) {
-  struct sending *s = lua_newuserdatauv(L, sizeof *s, 0);
-  *s = (struct sending){.c = c};
-  luaL_setmetatable(L, SENDING_NAME);
-  return s;
-}
-
 /***
 Sends a file, or a part of it, as one uninterrupted write.
 
@@ -236,7 +225,8 @@ static int l_send_file(lua_State *L) {
   lua_settop(L, ARG_COUNT);
   lua_Integer offset = opt_count(L, ARG_OFFSET, -1);
   lua_Integer count = opt_count(L, ARG_COUNT, LUA_MAXINTEGER);
-  struct sending *s = sending_new(L, c);
+  struct sending *s = owned_by_call(L, rt, sizeof *s, sending_end);
+  s->c = c;
   struct op o = {.run = sending_run,
                  .what = "send_file",
                  .q = &c->writers,
@@ -263,8 +253,5 @@ const luaL_Reg lfile_methods[] = {{"send_file", l_send_file}, {NULL, NULL}};
 
 void lfile_register(lua_State *L, struct rt *rt) {
   static const luaL_Reg functions[] = {{"error_name", l_error_name}, {NULL, NULL}};
-  static const luaL_Reg methods[] = {{NULL, NULL}};
-  rt_metatable(L, rt, SENDING_NAME, methods, sending_gc);
-  lua_pop(L, 1);
   rt_setfuncs(L, rt, functions);
 }

@@ -6,15 +6,10 @@
 
 #include "rt.h"
 
-#define LOOKUP_NAME "lunewire.Lookup"
-
-/* Its userdata, a pointer, lives on the stack of the call, so that whatever ends it drops the
- * lookup. */
 struct llookup {
+  struct owned owned; /* first */
   struct lookup lookup;
-  struct world *world;         /* NULL: nothing under way */
-  struct llookup *prev, *next; /* in the runtime's list */
-  struct rt *rt;
+  struct world *world; /* NULL: nothing under way */
   struct waitq waiters;
   struct addr *list;
   int n, code; /* code ERR_AGAIN: no answer yet */
@@ -26,27 +21,11 @@ static void llookup_drop(struct llookup *ll) {
   ll->world = NULL;
 }
 
-static void llookup_free(struct llookup *ll) {
+static void llookup_end(struct owned *o) {
+  struct llookup *ll = (struct llookup *)(void *)o;
   waitq_wake_all(&ll->waiters, ERR_CLOSED);
   llookup_drop(ll);
-  *(ll->prev ? &ll->prev->next : &ll->rt->lookups) = ll->next;
-  if (ll->next) ll->next->prev = ll->prev;
   free(ll->list);
-  free(ll);
-}
-
-static int llookup_gc(lua_State *L) {
-  struct llookup **at = lua_touserdata(L, 1), *ll = *at;
-  *at = NULL;
-  if (ll && !ll->rt->closed) llookup_free(ll);
-  return 0;
-}
-
-void resolve_fini(struct rt *rt) {
-  for (struct llookup *next, *ll = rt->lookups; ll; ll = next) {
-    next = ll->next;
-    llookup_free(ll);
-  }
 }
 
 static void abandon(lua_State *L, struct op *o) {
@@ -90,24 +69,6 @@ static int resolve_run(lua_State *L, struct rt *rt, struct op *o) {
   return push_list(L, ll->list, ll->n);
 }
 
-static struct llookup *llookup_new(lua_State *L, struct rt *rt) {
-  struct llookup **at = lua_newuserdatauv(L, sizeof *at, 0);
-  *at = NULL;
-  luaL_setmetatable(L, LOOKUP_NAME);
-  struct llookup *ll = *at = calloc(1, sizeof *ll);
-  if (!ll) {
-    luaL_error(L, "resolve: not enough memory");
-    return NULL;
-  }
-  ll->rt = rt;
-  ll->next = rt->lookups;
-  if (ll->next) ll->next->prev = ll;
-  rt->lookups = ll;
-  ll->code = ERR_AGAIN;
-  ll->lookup = (struct lookup){.done = on_found, .owner = ll};
-  return ll;
-}
-
 /***
 Looks up the IP addresses of a host, without blocking the loop.
 
@@ -135,7 +96,9 @@ static int l_resolve(lua_State *L) {
   luaL_argcheck(L, strlen(host) == n, 1, "a host name has no zero byte");
   refuse_in_finalizer(L, "resolve");
   opts_read(L, 2, keys, &timeout);
-  struct llookup *ll = llookup_new(L, rt);
+  struct llookup *ll = owned_by_call(L, rt, sizeof *ll, llookup_end);
+  ll->code = ERR_AGAIN;
+  ll->lookup = (struct lookup){.done = on_found, .owner = ll};
   struct op o = {.run = resolve_run,
                  .what = "resolve",
                  .on = ll,
@@ -170,8 +133,5 @@ static int l_split_address(lua_State *L) {
 void lresolve_register(lua_State *L, struct rt *rt) {
   static const luaL_Reg functions[] = {
       {"resolve", l_resolve}, {"split_address", l_split_address}, {NULL, NULL}};
-  static const luaL_Reg methods[] = {{NULL, NULL}};
-  rt_metatable(L, rt, LOOKUP_NAME, methods, llookup_gc);
-  lua_pop(L, 1);
   rt_setfuncs(L, rt, functions);
 }

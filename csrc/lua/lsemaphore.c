@@ -9,13 +9,23 @@
 
 #define SEMAPHORE_NAME "lunewire.Semaphore"
 
-struct semaphore {
+/* A coroutine that somebody killed while it waited here may have left its task in line. */
+struct line {
+  struct owned owned; /* first */
   struct waitq waiters;
+};
+
+struct semaphore {
+  struct line *line; /* NULL: finalized */
   lua_Integer total, free;
 };
 
+/* While the state is being closed a finalizer of the user's may come after those of ours. */
 static struct semaphore *check_semaphore(lua_State *L) {
-  return luaL_checkudata(L, 1, SEMAPHORE_NAME);
+  const struct rt *rt = lua_touserdata(L, lua_upvalueindex(1));
+  struct semaphore *s = luaL_checkudata(L, 1, SEMAPHORE_NAME);
+  if (rt->closed) s->line = NULL;
+  return s;
 }
 
 /* ---- acquire, release ------------------------------------------------------------------ */
@@ -54,10 +64,11 @@ acquires again what it holds waits for itself.
 static int l_acquire(lua_State *L) {
   struct rt *rt = rt_of(L);
   struct semaphore *s = check_semaphore(L);
+  luaL_argcheck(L, s->line, 1, "this Semaphore was collected"); /* a finalizer still has it */
   struct op o = {.run = acquire_run,
                  .what = "semaphore acquire",
                  .on = s,
-                 .q = &s->waiters,
+                 .q = &s->line->waiters,
                  .timeout = opt_seconds(L, 2, INFINITY)};
   return acquire_run(L, rt, &o);
 }
@@ -74,16 +85,20 @@ static int l_release(lua_State *L) {
   if (s->free == s->total)
     return luaL_error(L, "semaphore release: released more often than acquired");
   s->free++;
-  waitq_wake_first(&s->waiters);
+  if (s->line) waitq_wake_first(&s->line->waiters);
   return 0;
 }
 
 /* ---- the rest ------------------------------------------------------------------------- */
 
-/* A coroutine that somebody killed while it waited here may have left its task in line. */
+static void line_end(struct owned *o) {
+  waitq_wake_all(&((struct line *)(void *)o)->waiters, ERR_CLOSED);
+}
+
 static int semaphore_gc(lua_State *L) {
-  struct semaphore *s = lua_touserdata(L, 1);
-  waitq_wake_all(&s->waiters, ERR_CLOSED);
+  struct semaphore *s = check_semaphore(L);
+  if (s->line) owned_free(&s->line->owned);
+  s->line = NULL;
   return 0;
 }
 
@@ -95,9 +110,11 @@ static int l_tostring(lua_State *L) {
 }
 
 static int semaphore_new(lua_State *L, lua_Integer n) {
+  struct rt *rt = rt_of(L);
   struct semaphore *s = lua_newuserdatauv(L, sizeof *s, 0);
   *s = (struct semaphore){.total = n, .free = n};
   luaL_setmetatable(L, SEMAPHORE_NAME);
+  s->line = owned_new(L, rt, sizeof *s->line, line_end);
   return 1;
 }
 

@@ -55,6 +55,7 @@ __attribute__((visibility("default"))) int luaopen_lunewire_core(lua_State *L);
 int luaopen_lunewire_core(lua_State *L) {
   static const luaL_Reg functions[] = {{"census", l_census}, {NULL, NULL}};
   struct rt *rt = rt_open(L);
+  rt_register(L, rt);
   task_register(L, rt);
   lua_newtable(L);
   rt_setfuncs(L, rt, functions);

@@ -1,6 +1,7 @@
 /* The runtime of one Lua state: made once, driven from outside any task, closed with it.
  * What this is not: what runs in a turn (task.c), who waits for what (op.c). */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "task.h"
@@ -37,6 +38,44 @@ void rt_push_anchored(lua_State *L, const struct rt *rt, int ref) {
   lua_replace(L, -2);
 }
 
+/* ---- what userdata own ------------------------------------------------------------------ */
+
+#define OWNED_NAME "lunewire.Owned"
+
+void *owned_new(lua_State *L, struct rt *rt, size_t size, void (*end)(struct owned *)) {
+  struct owned *o = calloc(1, size);
+  if (!o) {
+    luaL_error(L, "not enough memory");
+    return NULL;
+  }
+  *o = (struct owned){.next = rt->first_owned, .at = &rt->first_owned, .end = end};
+  if (o->next) o->next->at = &o->next;
+  rt->first_owned = o;
+  return o;
+}
+
+void owned_free(struct owned *o) {
+  o->end(o);
+  *o->at = o->next;
+  if (o->next) o->next->at = o->at;
+  free(o);
+}
+
+static int owned_gc(lua_State *L) {
+  const struct rt *rt = lua_touserdata(L, lua_upvalueindex(1));
+  struct owned **at = lua_touserdata(L, 1);
+  if (*at && !rt->closed) owned_free(*at);
+  *at = NULL;
+  return 0;
+}
+
+void *owned_by_call(lua_State *L, struct rt *rt, size_t size, void (*end)(struct owned *)) {
+  struct owned **at = lua_newuserdatauv(L, sizeof *at, 0);
+  *at = NULL;
+  luaL_setmetatable(L, OWNED_NAME);
+  return *at = owned_new(L, rt, size, end);
+}
+
 /* ---- driving ---------------------------------------------------------------------- */
 
 bool rt_step(lua_State *L, struct rt *rt) {
@@ -57,7 +96,8 @@ bool rt_protect(lua_State *L, lua_CFunction f, void *p, int nargs) {
   lua_pushlightuserdata(L, p);
   lua_insert(L, -1 - nargs);
   if (lua_pcall(L, 1 + nargs, 0, 0) == LUA_OK) return true;
-  fprintf(stderr, "lunewire: %s\n", lua_tostring(L, -1));
+  bool is_text = lua_type(L, -1) == LUA_TSTRING;
+  fprintf(stderr, "lunewire: %s\n", is_text ? lua_tostring(L, -1) : luaL_typename(L, -1));
   lua_pop(L, 1);
   return false;
 }
@@ -78,11 +118,27 @@ static int rt_gc(lua_State *L) {
   struct rt *rt = lua_touserdata(L, 1);
   const double drain = 5;
   if (!rt->turn.world) return 0; /* it never opened */
-  resolve_fini(rt);
+  while (rt->first_owned) owned_free(rt->first_owned);
   rt->closed = true;
   wait_fini(&rt->main_waiter.wait);
   turn_fini(&rt->turn, drain);
   return 0;
+}
+
+/* What Lua says of a coroutine that it cannot resume it says outside any protection: for want of
+ * memory the error would leave through the loop, to whoever drives it.  A short string that is there
+ * already is not made again. */
+static void keep_texts(lua_State *L) {
+  static const char *const texts[] = {"cannot resume dead coroutine",
+                                      "cannot resume non-suspended coroutine", "C stack overflow",
+                                      "error in error handling"};
+  enum { COUNT = sizeof texts / sizeof *texts };
+  lua_createtable(L, COUNT, 0);
+  for (int i = 0; i < COUNT; i++) {
+    lua_pushstring(L, texts[i]);
+    lua_rawseti(L, -2, i + 1);
+  }
+  lua_rawsetp(L, LUA_REGISTRYINDEX, texts);
 }
 
 /* [-0, +1] Closed, and with its finalizer, before anything is opened that memory errors could
@@ -104,6 +160,7 @@ static struct rt *rt_new(lua_State *L) {
   lua_setfield(L, -2, "__mode");
   lua_setmetatable(L, -2);
   rt->conns = luaL_ref(L, LUA_REGISTRYINDEX);
+  keep_texts(L);
   return rt;
 }
 
@@ -131,4 +188,10 @@ struct rt *rt_open(lua_State *L) {
   lua_rawsetp(L, LUA_REGISTRYINDEX, &rt_key);
   lua_pop(L, 1);
   return rt;
+}
+
+void rt_register(lua_State *L, struct rt *rt) {
+  static const luaL_Reg methods[] = {{NULL, NULL}};
+  rt_metatable(L, rt, OWNED_NAME, methods, owned_gc);
+  lua_pop(L, 1);
 }

@@ -18,7 +18,6 @@
 #include "../core/turn.h"
 
 struct hello;
-struct llookup;
 struct lserver;
 struct rt;
 struct udp;
@@ -106,7 +105,7 @@ struct rt {
   bool main_woken, stopped, closed;
   bool in_hook;                           /* a function of the user's runs that must not wait */
   struct lserver *servers;                /* that have not ended */
-  struct llookup *lookups;                /* all */
+  struct owned *first_owned;              /* all */
   struct hello *first_hello, *last_hello; /* handshakes of accepted connections, oldest first */
   unsigned hellos;
   struct quit quit;
@@ -128,6 +127,17 @@ void refuse_in_finalizer(lua_State *L, const char *what);
 
 /* The runtime of this Lua state, made if it is not there yet. */
 struct rt *rt_open(lua_State *L);
+/* What is not to go with a userdata unnoticed: freed by its finalizer, or with the state, for Lua
+ * drops a finalizer that it has no memory or no C stack to run. */
+struct owned {
+  struct owned *next, **at;    /* in the runtime's list */
+  void (*end)(struct owned *); /* frees what it has, but not itself */
+};
+/* -> `size` bytes, zero but for the struct owned that they begin with.  Raises for want of memory. */
+void *owned_new(lua_State *L, struct rt *rt, size_t size, void (*end)(struct owned *));
+void owned_free(struct owned *o);
+/* The same for a call: freed with a userdata on its stack, so whatever ends it. [-0, +1] */
+void *owned_by_call(lua_State *L, struct rt *rt, size_t size, void (*end)(struct owned *));
 /* Keeps the value at the top alive until released: [-1, +0] -> reference. */
 int rt_anchor(lua_State *L, struct rt *rt);
 void rt_release(lua_State *L, struct rt *rt, int ref);
@@ -167,11 +177,6 @@ static inline bool task_ended(const struct task *t) { return t->status >= TASK_D
 bool serve_push_on_error(lua_State *L, const struct lserver *ls);
 /* The task of a handler or hook has ended. */
 void serve_task_ended(struct lserver *ls);
-
-/* ---- lresolve.c ------------------------------------------------------------------- */
-
-/* The state is closed: lookups that are left, whose finalizers had no memory to run, are freed. */
-void resolve_fini(struct rt *rt);
 
 /* ---- op.c ------------------------------------------------------------------------ */
 
@@ -454,6 +459,7 @@ void rt_setfuncs(lua_State *L, struct rt *rt, const luaL_Reg *l);
 void rt_metatable(lua_State *L, struct rt *rt, const char *name, const luaL_Reg *methods,
                   lua_CFunction gc);
 
+void rt_register(lua_State *L, struct rt *rt);
 void task_register(lua_State *L, struct rt *rt);
 void lrest_register(lua_State *L, struct rt *rt);
 void lwatch_register(lua_State *L, struct rt *rt);

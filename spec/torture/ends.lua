@@ -55,6 +55,29 @@ local function begin_everything(contexts)
   return conns
 end
 
+-- Runs f below n functions of C, if there is room.
+local function below(n, f)
+  if n > 0 then return pcall(below, n - 1, f) and nil end
+  f()
+end
+
+-- How deep Lua lets anybody go here.
+local function find_bottom()
+  local depth, reached = 0, true
+  while reached do
+    depth, reached = depth + 1, false
+    below(depth, function() reached = true end)
+  end
+  return depth - 1
+end
+
+-- The deepest that has room for a collection has none for its finalizers: Lua drops them.
+local function collect_below(bottom)
+  for depth = bottom + 2, bottom - 2, -1 do
+    pcall(below, depth, function() collectgarbage() end)
+  end
+end
+
 return {
   { name = "close", body = on_pairs(function(a, b)
     assert(a:send "last words" and a:close() and a:close())
@@ -96,6 +119,21 @@ return {
     task:join()
     collectgarbage()
   end) },
+  { name = "send_file, killed", prepare = function() return wire.run(find_bottom) end,
+    body = function(bottom)
+    wire.run(function()
+      local a, _ = wire.pipe { limits = { high_water = 1 } }
+      local thread = wire.co.create(function() a:send_file(os.getenv "TORTURE_FILE") end)
+      local task = wire.spawn(wire.co.resume, thread)
+      wire.sleep(0)
+      coroutine.close(thread)
+      thread = nil -- luacheck: ignore
+      collect_below(bottom)
+      a:reset()
+      task:cancel()
+      task:join(WAIT)
+    end)
+  end },
   { name = "closed in flight", abrupt = true, prepare = make_contexts, body = function(contexts)
     wire.run(function()
       local kept = begin_everything(contexts)
