@@ -19,11 +19,38 @@ static const struct signal_name {
 
 static const struct world_ops *ops_of(const struct rt *rt) { return rt->turn.world->ops; }
 
-/* ---- the end of wire.run ------------------------------------------------------------ */
+/* ---- jobs that are not lost ----------------------------------------------------------- */
 
-static struct rt *rt_of_quit(struct quit *q) {
-  return (struct rt *)(void *)((char *)q - offsetof(struct rt, quit));
+static const double RETRY = 0.01; /* seconds */
+
+static void on_retry(struct timer *t) {
+  struct errand *a = (struct errand *)(void *)((char *)t - offsetof(struct errand, timer));
+  job_queue(&a->rt->turn, &a->job);
 }
+
+static void errand_init(struct errand *a, struct rt *rt, void (*run)(struct job *)) {
+  *a = (struct errand){.job.run = run, .timer.fire = on_retry, .rt = rt};
+}
+
+static void errand_begin(struct errand *a) { job_queue(&a->rt->turn, &a->job); }
+
+static void errand_end(struct errand *a) {
+  job_remove(&a->rt->turn, &a->job);
+  timers_disarm(&a->rt->turn.timers, &a->timer);
+}
+
+/* Runs f(p), as rt_protect() does; once more after a while if there is no memory for it. */
+static void errand_run(struct errand *a, lua_CFunction f, void *p) {
+  lua_State *L = a->rt->driver;
+  bool done = a->told ? rt_try(L, f, p, 0) : rt_protect(L, f, p, 0);
+  if (!done && a->told) lua_pop(L, 1);
+  a->told = !done;
+  if (done) return;
+  struct turn *t = &a->rt->turn;
+  if (timers_arm(&t->timers, &a->timer, turn_now(t) + RETRY) != 0) errand_begin(a);
+}
+
+/* ---- the end of wire.run ------------------------------------------------------------ */
 
 /* A second signal of either kind meets the system's default action, for the loop may be busy: the
  * first gave its own place up, and the other one's is given up here. */
@@ -33,7 +60,7 @@ static void on_quit(struct signal_watch *w) {
   if (q->begun) return;
   q->begun = true;
   if (!q->replaced[other]) signal(quit_signals[other], SIG_DFL);
-  job_queue(&rt_of_quit(q)->turn, &q->job);
+  errand_begin(&q->errand);
 }
 
 /* Protected: quit.lua's function in a task of its own. */
@@ -45,9 +72,8 @@ static int spawn_quit(lua_State *L) {
 }
 
 static void run_quit(struct job *j) {
-  struct rt *rt = rt_of_quit((struct quit *)(void *)((char *)j - offsetof(struct quit, job)));
-  if (!rt_protect(rt->driver, spawn_quit, rt, 0))
-    job_queue(&rt->turn, j); /* once there is memory */
+  struct errand *a = (struct errand *)(void *)j;
+  errand_run(a, spawn_quit, a->rt);
 }
 
 /* Watches what has to be watched now.  A system that refuses leaves its own action. */
@@ -67,14 +93,14 @@ static void quit_begin(struct rt *rt) {
   struct quit *q = &rt->quit;
   q->running = true;
   q->begun = false;
-  q->job.run = run_quit;
+  errand_init(&q->errand, rt, run_quit);
   for (int i = 0; i < 2; i++) q->watches[i] = (struct signal_watch){.fired = on_quit, .owner = q};
   quit_update(rt);
 }
 
 static void quit_end(struct rt *rt) {
   rt->quit.running = false;
-  job_remove(&rt->turn, &rt->quit.job);
+  errand_end(&rt->quit.errand);
   quit_update(rt);
 }
 
@@ -98,8 +124,8 @@ static int l_on_quit(lua_State *L) {
 
 /* Userdata: user value 1 the function.  Anchored until cancelled. */
 struct lsignal {
+  struct errand errand; /* first */
   struct signal_watch watch;
-  struct job job;
   struct rt *rt;
   int ref;
   int number;
@@ -115,7 +141,7 @@ static void replace_quit(const struct lsignal *ls, bool on) {
 
 static void on_signal(struct signal_watch *w) {
   struct lsignal *ls = w->owner;
-  job_queue(&ls->rt->turn, &ls->job);
+  errand_begin(&ls->errand);
 }
 
 /* Protected. */
@@ -128,15 +154,15 @@ static int signal_fire(lua_State *L) {
 }
 
 static void signal_run(struct job *j) {
-  struct lsignal *ls = (struct lsignal *)(void *)((char *)j - offsetof(struct lsignal, job));
-  rt_protect(ls->rt->driver, signal_fire, ls, 0);
+  struct lsignal *ls = (struct lsignal *)(void *)j;
+  errand_run(&ls->errand, signal_fire, ls);
 }
 
 static void signal_end(lua_State *L, struct lsignal *ls) {
   if (!ls->active) return;
   ls->active = false;
   ops_of(ls->rt)->signal_stop(ls->rt->turn.world, &ls->watch);
-  job_remove(&ls->rt->turn, &ls->job);
+  errand_end(&ls->errand);
   replace_quit(ls, false);
   rt_release(L, ls->rt, ls->ref);
 }
@@ -178,7 +204,7 @@ static int l_on_signal(lua_State *L) {
   ls->rt = rt;
   ls->ref = LUA_NOREF;
   ls->number = number;
-  ls->job.run = signal_run;
+  errand_init(&ls->errand, rt, signal_run);
   ls->watch = (struct signal_watch){.fired = on_signal, .owner = ls};
   luaL_setmetatable(L, SIGNAL_NAME);
   lua_pushvalue(L, 2);

@@ -90,12 +90,16 @@ void rt_drive_until(lua_State *L, struct rt *rt, bool (*done)(void *), void *arg
   while (!done(arg) && rt_step(L, rt)) continue;
 }
 
-bool rt_protect(lua_State *L, lua_CFunction f, void *p, int nargs) {
+bool rt_try(lua_State *L, lua_CFunction f, void *p, int nargs) {
   lua_pushcfunction(L, f);
   lua_insert(L, -1 - nargs);
   lua_pushlightuserdata(L, p);
   lua_insert(L, -1 - nargs);
-  if (lua_pcall(L, 1 + nargs, 0, 0) == LUA_OK) return true;
+  return lua_pcall(L, 1 + nargs, 0, 0) == LUA_OK;
+}
+
+bool rt_protect(lua_State *L, lua_CFunction f, void *p, int nargs) {
+  if (rt_try(L, f, p, nargs)) return true;
   bool is_text = lua_type(L, -1) == LUA_TSTRING;
   fprintf(stderr, "lunewire: %s\n", is_text ? lua_tostring(L, -1) : luaL_typename(L, -1));
   lua_pop(L, 1);

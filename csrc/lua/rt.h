@@ -78,10 +78,18 @@ struct task {
   bool awaited;   /* wire.run returns its results: its error is not an uncaught one */
 };
 
+/* A job for a signal, which must not be lost for want of memory: lsignal.c. */
+struct errand {
+  struct job job;
+  struct timer timer; /* until it is tried again */
+  struct rt *rt;
+  bool told; /* it has failed, and that was said */
+};
+
 /* What ends wire.run from outside: lsignal.c. */
 struct quit {
   struct signal_watch watches[2]; /* SIGINT, SIGTERM */
-  struct job job;
+  struct errand errand;
   unsigned replaced[2]; /* how many handlers of the user's there are for each */
   int fn;               /* registry reference of what runs then, or LUA_NOREF */
   bool running, begun;
@@ -151,6 +159,8 @@ static inline void rt_set_metatable(lua_State *L, int ref) {
 /* [-nargs, +0] Runs f(p, arguments) with errors kept from the caller: they are reported. For jobs,
  * on the driver. false: it failed, maybe for want of memory before it began. */
 bool rt_protect(lua_State *L, lua_CFunction f, void *p, int nargs);
+/* The same, but the error is pushed if it fails. */
+bool rt_try(lua_State *L, lua_CFunction f, void *p, int nargs);
 /* Runs turns until done(arg), outside any task. */
 void rt_drive_until(lua_State *L, struct rt *rt, bool (*done)(void *), void *arg);
 /* The same as wire.run does it: signals end it. */
