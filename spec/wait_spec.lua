@@ -247,10 +247,10 @@ describe("odd uses in a handler", function()
     for _ = 1, 2 do
       local bad <close> = assert(wire.connect(server:addr()))
       bad:send(name, "\n")
-      fails("EOF", bad:recv_line { timeout = 5 })
+      fails("EOF", bad:recv_line { timeout = 5 * support.slowness })
       local good <close> = assert(wire.connect(server:addr()))
       good:send "plain\n"
-      assert.equal("served", good:recv_line { timeout = 5 })
+      assert.equal("served", good:recv_line { timeout = 5 * support.slowness })
     end
     assert.equal(2, #support.take_errors())
   end

@@ -98,8 +98,8 @@ static size_t copy_pieces(char *to, const struct iovec *v, int count, size_t ski
   return (size_t)(to - begin);
 }
 
-/* Memory for all of it is reserved first, and costs little as long as it is not written to; what is
- * not needed of it is a spare, not given back. */
+/* Memory for all of it is reserved first, and costs little as long as it is not written to; taken
+ * whole, it is a spare afterwards, and otherwise shrinks to what is left. */
 int conn_send_long(struct conn *c, const struct iovec *v, int count) {
   struct iovec all[1 + CONN_PIECES] = {unsent_piece(c)};
   size_t before = all[0].iov_len, taken = 0, total = 0;

@@ -261,10 +261,8 @@ static int next_run(lua_State *L, struct rt *rt, struct op *o) {
 
 static int next_value(lua_State *L) {
   struct rt *rt = rt_of(L);
-  struct op o = {.run = next_run,
-                 .what = "channel values",
-                 .on = check_channel(L),
-                 .timeout = INFINITY};
+  struct op o = {
+      .run = next_run, .what = "channel values", .on = check_channel(L), .timeout = INFINITY};
   return next_run(L, rt, &o);
 }
 

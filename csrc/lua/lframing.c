@@ -227,7 +227,8 @@ enum { DECODE_FIRST = 4096, DECODE_GROWTH = 4 };
 
 static inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
-/* How many of n bytes decode is given: all of them if it is to hear of the end. */
+/* How many of n bytes decode is given: all of them if it is to hear of the end, which comes only
+ * when it wants more than there are. */
 static size_t decode_len(const struct op *o, size_t n) {
   size_t first = least(DECODE_FIRST, o->f.max);
   return least(n, o->f.count > first ? o->f.count : first);

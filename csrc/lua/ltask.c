@@ -26,10 +26,7 @@ static int l_spawn(lua_State *L) {
  * the connection is reset, so that who waits there hears of it */
 static int l_guard(lua_State *L) {
   const struct lconn *lc = to_lconn(L, 1); /* something that only acts as one is not guarded */
-  struct task *t = task_spawn(L, rt_of(L), lua_gettop(L) - 2, 0);
-  lua_insert(L, 1);
-  lua_setiuservalue(L, 1, TASK_OWN);
-  t->guards = lc ? lc->c : NULL;
+  task_spawn_for(L, rt_of(L))->guards = lc ? lc->c : NULL;
   return 1;
 }
 
@@ -225,9 +222,9 @@ Runs the loop: tasks, servers and timers.
 With a function it runs that as the main task and returns when it has ended. Without, it returns
 when nothing is left that could still happen: no server, timer, lookup, closing connection, nor a
 task that waits for any of them; idle connections and tasks that wait only for each other do not
-keep it. Meanwhile SIGINT and SIGTERM shut every server down gracefully (`drain_timeout`), then
-cancel the tasks that are left; a second signal ends the process at once. Without servers they
-cancel the main task.
+keep it. Meanwhile SIGINT and SIGTERM shut every server down gracefully (`drain_timeout`, and up to
+a second more for what its end runs), then cancel the tasks that are left; a second signal ends the
+process at once. Without servers they cancel the main task.
 @function wire.run
 @tparam[opt] function fn the main task
 @tparam[opt] any ... its arguments

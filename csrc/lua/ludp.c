@@ -106,10 +106,7 @@ static int l_udp(lua_State *L) {
  * whatever it dies, the socket is closed. */
 static int l_work(lua_State *L) {
   struct udp *u = check_udp(L);
-  struct task *t = task_spawn(L, rt_of(L), lua_gettop(L) - 2, 0);
-  lua_insert(L, 1);
-  lua_setiuservalue(L, 1, TASK_OWN);
-  t->works = u;
+  task_spawn_for(L, rt_of(L))->works = u;
   udp_join(u);
   return 1;
 }

@@ -130,8 +130,8 @@ static int rt_gc(lua_State *L) {
 }
 
 /* What Lua says of a coroutine that it cannot resume it says outside any protection: for want of
- * memory the error would leave through the loop, to whoever drives it.  A short string that is there
- * already is not made again. */
+ * memory the error would leave through the loop, to whoever drives it.  A short string that is
+ * there already is not made again. */
 static void keep_texts(lua_State *L) {
   static const char *const texts[] = {"cannot resume dead coroutine",
                                       "cannot resume non-suspended coroutine", "C stack overflow",

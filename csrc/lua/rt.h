@@ -141,7 +141,8 @@ struct owned {
   struct owned *next, **at;    /* in the runtime's list */
   void (*end)(struct owned *); /* frees what it has, but not itself */
 };
-/* -> `size` bytes, zero but for the struct owned that they begin with.  Raises for want of memory. */
+/* -> `size` bytes, zero but for the struct owned that they begin with.  Raises for want of memory.
+ */
 void *owned_new(lua_State *L, struct rt *rt, size_t size, void (*end)(struct owned *));
 void owned_free(struct owned *o);
 /* The same for a call: freed with a userdata on its stack, so whatever ends it. [-0, +1] */
@@ -173,6 +174,8 @@ static inline bool rt_in_task(const struct rt *rt) { return rt->running != NULL;
 /* [-(1 + nargs), +1]  Pops a function and its arguments, pushes a new Task, ready to run.
  * closes: stack index of the Conn that is closed when the task ends, or 0. */
 struct task *task_spawn(lua_State *L, struct rt *rt, int nargs, int closes);
+/* [owner, function, arguments...] -> [owner, Task]: a new task, which keeps its owner alive. */
+struct task *task_spawn_for(lua_State *L, struct rt *rt);
 /* [-0, +1] The Conn that ends with the task, or nil. */
 void task_push_own_conn(lua_State *L, const struct task *t);
 /* [-0, +1] The text of the error at index 1, whose __tostring may raise in its turn. */

@@ -342,6 +342,13 @@ struct task *task_spawn(lua_State *L, struct rt *rt, int nargs, int closes) {
   return t;
 }
 
+struct task *task_spawn_for(lua_State *L, struct rt *rt) {
+  struct task *t = task_spawn(L, rt, lua_gettop(L) - 2, 0);
+  lua_pushvalue(L, 1);
+  lua_setiuservalue(L, 2, TASK_OWN);
+  return t;
+}
+
 /* The metatable and the message handler. */
 void task_register(lua_State *L, struct rt *rt) {
   lua_pushlightuserdata(L, rt);
