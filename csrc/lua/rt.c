@@ -122,7 +122,10 @@ static int rt_gc(lua_State *L) {
   struct rt *rt = lua_touserdata(L, 1);
   const double drain = 5;
   if (!rt->turn.world) return 0; /* it never opened */
-  while (rt->first_owned) owned_free(rt->first_owned);
+  for (struct owned *next, *o = rt->first_owned; o; o = next) {
+    next = o->next;
+    owned_free(o);
+  }
   rt->closed = true;
   wait_fini(&rt->main_waiter.wait);
   turn_fini(&rt->turn, drain);
