@@ -2,6 +2,7 @@
 -- What this is not: other ways for a task to end (task_spec).
 local support = require "spec.support"
 local wire = require "lunewire"
+local tools = require "spec.conformance.tools"
 
 local raises, fails = support.raises, support.fails
 
@@ -74,8 +75,7 @@ describe("task:cancel", function()
     support.it("raises it in a send over " .. transport.name .. " that waits for room, "
       .. "which has accepted nothing", function()
       local client, server = transport.pair { limits = { high_water = 1000 } }
-      local block, sent = ("x"):rep(100000), 0
-      while client:send(block, { timeout = 0.05 * support.slowness }) do sent = sent + #block end
+      local sent = tools.fill(client)
       assert_canceled_in(client.send, client, "never accepted")
       client:close()
       assert.equal(sent, #server:read "a")

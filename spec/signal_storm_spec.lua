@@ -10,8 +10,10 @@ local it = support.it
 local CLIENTS <const> = support.sized(200, 50, 10)
 local STORM <const> = support.sized(10000, 2000, 300)
 local MESSAGES <const> = support.sized(20, 10, 5)
+local PATIENCE <const> = 20 * support.slowness
 
--- A line echo server that hears signals and says what it counted: "count", then "quit".
+-- A line echo server that hears signals: "seen NAME" asks how many, "pipe" has it write into a pipe
+-- that nobody reads, "quit" ends it.
 -- Each handler of a signal waits a little, so that many are under way at a time.
 local SERVER = [[
 local wire = require "lunewire"
@@ -24,6 +26,14 @@ for _, name in ipairs { "TERM", "INT", "HUP", "USR1", "USR2", "ALRM", "CHLD", "P
     if seen[name] % 10 == 0 then wire.sleep(0.001) end
   end)
 end
+-- To a child that ends without reading a byte.
+local function write_in_vain()
+  local child <close> = assert(io.popen("exec true", "w"))
+  child:setvbuf "no"
+  local text, ok, code = ("x"):rep(100000), nil, nil
+  repeat ok, _, code = child:write(text) until not ok
+  return code
+end
 local errors = 0
 wire.on_error(function(err) errors = errors + 1 print(err) end)
 local server
@@ -33,6 +43,8 @@ server = assert(wire.serve("127.0.0.1:0", function(conn)
       for _, handle in pairs(handles) do handle:cancel() end
       conn:send "bye\n"
       return server:close()
+    elseif line == "pipe" then
+      conn:send(write_in_vain(), "\n")
     elseif line:match "^seen" then
       conn:send(seen[line:sub(6)], " ", errors, "\n")
     else
@@ -49,13 +61,13 @@ print "returned"
 local function start()
   local peer = support.lua(SERVER)
   local address = "127.0.0.1:" .. assert(peer:line())
-  local function connect() return assert(wire.connect(address, 20)) end
+  local function connect() return assert(wire.connect(address, PATIENCE)) end
   return peer, connect, connect()
 end
 
 local function ask(conn, question)
   assert(conn:send(question, "\n"))
-  return assert(conn:recv_line(20 * support.slowness))
+  return assert(conn:recv_line(PATIENCE))
 end
 
 local function seen(conn, name)
@@ -84,7 +96,7 @@ local function under_load(connect, storm)
   end
   storm()
   over = true
-  for _, task in ipairs(tasks) do assert(task:join(60)) end
+  for _, task in ipairs(tasks) do assert(task:join(60 * support.slowness)) end
 end
 
 -- Sends the signals from a process of its own, as fast as it can.
@@ -104,10 +116,10 @@ local function finish(peer, conn)
 end
 
 describe("a storm of signals", function()
-  it(("of five kinds, %d in all, loses no byte of %d clients; each handler hears its own")
+  it(("of six kinds, %d in all, loses no byte of %d clients; each handler hears its own")
     :format(STORM, CLIENTS), function()
     local peer, connect, conn <close> = start()
-    local names = { "TERM", "INT", "HUP", "USR1", "ALRM" }
+    local names = { "TERM", "INT", "HUP", "USR1", "ALRM", "PIPE" }
     under_load(connect, function() storm_of(peer, names, STORM) end)
     for _, name in ipairs(names) do assert.is_true(seen(conn, name) > 0, name) end
     assert.equal(0, seen(conn, "USR2"))
@@ -124,16 +136,61 @@ describe("a storm of signals", function()
     finish(peer, conn)
   end, 30)
 
-  it("without a handler: SIGPIPE and SIGCHLD harm nothing", function()
+  it("of the system's own is told as well: SIGPIPE for a write in vain, SIGCHLD", function()
+    local peer, _, conn <close> = start()
+    for _ = 1, 5 do
+      local before, ended = seen(conn, "PIPE"), seen(conn, "CHLD")
+      assert.equal("32", ask(conn, "pipe")) -- EPIPE
+      support.eventually(function()
+        return seen(conn, "PIPE") > before and seen(conn, "CHLD") > ended
+      end)
+    end
+    finish(peer, conn)
+  end, 30)
+
+  it("without a handler: sends to peers that are gone cause no SIGPIPE, SIGCHLD harms nothing",
+    function()
     local peer = support.lua [[
       local wire = require "lunewire"
       io.stdout:setvbuf "line"
+      local ways = {
+        function(conn) return conn:send "x" end,
+        function(conn) return conn:send(("x"):rep(100000)) end,
+        function(conn)
+          local file <close> = assert(io.open("/proc/self/exe", "rb"))
+          return conn:send_file(file)
+        end,
+      }
+      -- Sends to one that has ended, then gone: what a write may say then is EPIPE, with a signal.
+      local function fail(address, send)
+        local there <close> = assert(wire.listen(address))
+        local conn <close> = assert(wire.connect(there:addr()))
+        local other = assert(there:accept())
+        other:close_write()
+        assert(select(3, conn:recv(1)) == "EOF")
+        other:reset()
+        local ok, code, _
+        repeat
+          ok, _, code = send(conn)
+          wire.sleep(0.001)
+        until not ok
+        return code
+      end
+      local function fail_all(name)
+        local codes = {}
+        for _, address in ipairs { "127.0.0.1:0", name } do
+          for _, send in ipairs(ways) do codes[#codes + 1] = fail(address, send) end
+        end
+        return table.concat(codes, " ")
+      end
       local server
       server = assert(wire.serve("127.0.0.1:0", function(conn)
         for line in conn:lines() do
           if line == "child" then
             local child <close> = assert(io.popen "echo from a child")
             line = child:read "l"
+          elseif line:find "^unix:" then
+            line = fail_all(line)
           end
           conn:send(line, "\n")
         end
@@ -143,11 +200,12 @@ describe("a storm of signals", function()
       wire.run()
       print "returned"
     ]]
-    local conn = assert(wire.connect("127.0.0.1:" .. peer:line(), 20))
+    local conn = assert(wire.connect("127.0.0.1:" .. peer:line(), PATIENCE))
     for i = 1, 20 do
       assert.equal("from a child", ask(conn, "child"))
       peer:signal "CHLD"
       assert.equal("text " .. i, ask(conn, "text " .. i))
+      assert.equal("EPIPE EPIPE EPIPE EPIPE EPIPE EPIPE", ask(conn, support.unix_name()))
     end
     conn:close()
     assert.equal("returned\n", (peer:output()))
@@ -185,21 +243,20 @@ describe("a process that is stopped and continued", function()
       wire.run(function()
         local server <close> = assert(wire.listen "127.0.0.1:0")
         print(server:port())
-        local conn <close> = assert(server:accept(20))
-        local beats = 0
+        local conn <close> = assert(server:accept())
+        local start, beats = wire.now(), 0
         local timer = wire.every(0.02, function() beats = beats + 1 end)
-        conn:send "waiting\n"
+        wire.spawn(os.execute, "kill -s STOP $PPID") -- as soon as the call below waits
         print((conn:recv_line(0.3)))
         print((select(3, conn:recv_line(0.3))))
         timer:cancel()
-        print(beats < 100 and beats > 0)
+        print(beats > 0 and beats <= (wire.now() - start) / 0.02 + 1)
       end)
     ]]
-    local conn <close> = assert(wire.connect("127.0.0.1:" .. peer:line(), 20))
-    assert.equal("waiting", conn:recv_line(20))
-    stop(peer)
+    local conn <close> = assert(wire.connect("127.0.0.1:" .. peer:line(), PATIENCE))
+    support.eventually(function() return is_stopped(peer) end)
     assert(conn:send "in time or not\n")
-    assert(conn:flush(5))
+    assert(conn:flush(PATIENCE))
     wire.sleep(0.4) -- past its deadline
     peer:signal "CONT"
     assert.equal("in time or not\nETIMEDOUT\ntrue\n", (peer:output()))

@@ -10,7 +10,7 @@ local tools = require "spec.conformance.tools"
 local it, fails = support.it, support.fails
 
 local KIB <const> = 1024
-local PATIENCE <const> = 10
+local PATIENCE <const> = 10 * support.slowness
 local HIGH_WATER <const> = 256 * KIB
 
 -- A connection of which the system takes little, so that a test needs to send little.
@@ -22,7 +22,8 @@ end
 
 -- ---- what is held ----------------------------------------------------------------------
 
--- To a line "fill SIZE" messages of that size are sent until one must wait, all else is echoed.
+-- To a line "fill SIZE" messages of that size are sent until one must wait and nothing leaves any
+-- more, all else is echoed.
 -- The answer to `stuck` is how many there are, and the most that one had unsent.
 local SERVER <const> = [[
 local tls, high_water = arg[3] and { cert = arg[3], key = arg[4] }, tonumber(arg[2])
@@ -31,9 +32,13 @@ local stuck, most = 0, 0
 local function fill(conn, size)
   local message = ("x"):rep(size)
   conn:option("send_buffer", 4096)
-  while conn:send(message, { timeout = 0.05 }) do
-    most = math.max(most, conn:stats().unsent)
-  end
+  local waited, unsent = 0, nil
+  repeat
+    local sent = conn:send(message, { timeout = 0.05 })
+    local left = conn:stats().unsent
+    waited = not sent and left == unsent and waited + 1 or 0
+    most, unsent = math.max(most, left), left
+  until waited == 2
   stuck = stuck + 1
   conn:send("never", { timeout = 1000 })
 end
@@ -121,7 +126,11 @@ describe("a sender to a peer that does not read", function()
       local framing = wire.framing.length { size = 4 }
       a:set_framing(framing)
       local message, sent = ("m"):rep(30000), 0
-      while a:send_frame(message, 0.1) do sent = sent + 1 end
+      local unsent
+      repeat
+        unsent = a:stats().unsent
+        while a:send_frame(message, 0.1) do sent = sent + 1 end
+      until a:stats().unsent == unsent
       fails("ETIMEDOUT", a:send("x", { timeout = 0.01 }))
       fails("ETIMEDOUT", a:send_frame("x", 0.01))
       fails("ETIMEDOUT", a:send_pkg("x", 0.01))
@@ -236,8 +245,7 @@ describe("a server with peers that do not read", function()
     local stuck = 0
     local server <close> = assert(wire.serve("127.0.0.1:0", function(conn)
       if conn:recv_line() == "flood" then
-        local block = ("x"):rep(64 * KIB)
-        while conn:send(block, { timeout = 0.05 }) do end -- luacheck: ignore
+        tools.fill(conn)
         stuck = stuck + 1
         conn:send "x"
       else

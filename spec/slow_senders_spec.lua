@@ -13,6 +13,7 @@ local it = support.it
 local KIB <const> = 1024
 local PATIENCE <const> = 10 * support.slowness
 local CROWD <const> = support.slowness == 1 and 100 or 20
+local IDLE <const> = support.sized(2, 4, 10) -- far longer than anybody else is silent
 
 -- ---- each way of beginning something -----------------------------------------------------
 
@@ -61,18 +62,20 @@ local function dismiss(conns, tasks)
   end
 end
 
--- A server that answers each message with an exclamation mark, and counts how connections end.
+-- A server that answers each message with an exclamation mark, and counts how connections end, and
+-- how many there are at most.
 local function serve(way, opts)
-  local ends, total = {}, 0
+  local ends, total, most = {}, 0, 0
   opts.framing = way.framing
   opts.on_close = function(conn)
     local code = select(2, conn:last_error()) or "none"
     ends[code], total = (ends[code] or 0) + 1, total + 1
   end
-  local server = assert(wire.serve("127.0.0.1:0", opts, function(conn)
+  local server = assert(wire.serve("127.0.0.1:0", opts, function(conn, server)
+    most = math.max(most, server:conn_num())
     for _ in conn[way.read or "frames"](conn) do conn:send "!" end
   end))
-  return server, ends, function() return total end
+  return server, ends, function() return total, most end
 end
 
 -- Whole messages, more often than the time that anybody may be idle, until `over`.
@@ -91,11 +94,10 @@ end
 describe(("idle_timeout ends %d peers that send"):format(CROWD), function()
   for name, way in pairs(WAYS) do
     it("what never becomes complete, received by " .. name .. ", and nobody else", function()
-      local IDLE <const> = 0.5 * support.slowness
       local server <close>, ends, total = serve(way, { idle_timeout = IDLE })
       local start = wire.now()
       local conns, tasks = crowd(server, CROWD, way)
-      assert.is_true(behave(server, way, nil, function() return total() == CROWD end) > 3)
+      assert.is_true(behave(server, way, nil, function() return total() >= CROWD end) > 1)
       assert.is_true(wire.now() - start >= IDLE * 0.8)
       assert.equal(CROWD, ends.ETIMEDOUT)
       for _, conn in ipairs(conns) do
@@ -108,10 +110,10 @@ describe(("idle_timeout ends %d peers that send"):format(CROWD), function()
 
   it("the same over TLS", function()
     local server <close>, ends, total =
-      serve(WAYS.lines, { idle_timeout = 0.5 * support.slowness, tls = pki.server() })
+      serve(WAYS.lines, { idle_timeout = IDLE, tls = pki.server() })
     local tls = assert(wire.tls_context(pki.client()))
     local conns, tasks = crowd(server, CROWD // 2, WAYS.lines, tls)
-    assert.is_true(behave(server, WAYS.lines, tls, function() return total() >= CROWD // 2 end) > 3)
+    assert.is_true(behave(server, WAYS.lines, tls, function() return total() >= CROWD // 2 end) > 1)
     assert.equal(CROWD // 2, ends.ETIMEDOUT)
     dismiss(conns, tasks)
   end, 30)
@@ -125,6 +127,7 @@ describe("a time for each call", function()
         local sender = wire.spawn(function()
           while a:send "x" and a:flush() do wire.sleep(0.01) end
         end)
+        assert(b:peek(2))
         local LIMIT <const> = 0.2
         if name == "deadline" then b:set_recv_deadline(wire.now() + LIMIT) end
         local elapsed, data, _, code =
@@ -144,13 +147,14 @@ end)
 describe("max_conns", function()
   it("is used up by slow peers only until their time is over", function()
     local server <close>, ends, total =
-      serve(WAYS.lines, { idle_timeout = 0.3 * support.slowness, max_conns = 20 })
+      serve(WAYS.lines, { idle_timeout = IDLE, max_conns = 20 })
     local conns, tasks = crowd(server, 20, WAYS.lines)
-    support.eventually(function() return server:conn_num() == 20 end)
     -- It stands in the backlog until then.
     assert.equal(1, behave(server, WAYS.lines, nil, function() return true end))
-    assert.is_true(total() >= 1)
+    local ended, most = total()
+    assert.is_true(ended >= 1)
     assert.is_true(ends.ETIMEDOUT >= 1)
+    assert.equal(20, most)
     dismiss(conns, tasks)
   end, 30)
 end)
@@ -179,6 +183,11 @@ local server = assert(wire.serve("127.0.0.1:0", { framing = framings[way], tls =
     end
   end))
 function commands.conns() return server:conn_num() end
+function commands.received()
+  local sum = 0
+  for _, conn in ipairs(server:conns()) do sum = sum + conn:stats().bytes_in end
+  return sum
+end
 ready(server:port())
 wire.run()
 ]]
@@ -198,12 +207,15 @@ local function held_for_each(n, way, pieces, tls)
   local before, conns = heap.mark(server), {}
   for i = 1, n do conns[i] = assert(wire.connect("127.0.0.1:" .. port, PATIENCE)) end
   support.eventually(function() return tonumber(server:ask "conns") == n end)
+  local total = 0
   for _, piece in ipairs(pieces) do
     for _, conn in ipairs(conns) do
       assert(conn:send(piece))
       assert(conn:flush(PATIENCE))
     end
-    wire.sleep(0.05)
+    total = total + n * #piece
+    support.eventually(function() return tls or tonumber(server:ask "received") == total end)
+    for _ = 1, 2 do server:ask "conns" end -- it has polled since; a handshake's bytes count nowhere
   end
   local held = heap.held(server)
   for _, conn in ipairs(conns) do conn:reset() end

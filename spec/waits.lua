@@ -13,6 +13,7 @@
 --   close()         ends all that open() made, at once
 -- Calls whose failure has no code of its own tell it as their caller would find out.
 local support = require "spec.support"
+local tools = require "spec.conformance.tools"
 local wire = require "lunewire"
 
 local waits = { list = {} }
@@ -132,16 +133,6 @@ end
 local SMALL <const> = { high_water = 4096 }
 local PIECE <const> = ("x"):rep(1 << 20)
 
--- Sends until a further send has to wait, by far: the system's buffers, and what the peer's end
--- reads ahead, still take some for a while.
-local function fill(conn)
-  local refused = 0
-  repeat
-    refused = conn:try_send(PIECE) and 0 or refused + 1
-    wire.sleep(0)
-  until refused > 3
-end
-
 local function big_file()
   local file = assert(io.tmpfile())
   file:write(("y"):rep(100000))
@@ -177,7 +168,7 @@ local function sending(form, transport)
   return function()
     local conn, peer = transport.pair { framing = wire.framing.netstring(), limits = SMALL }
     conn:option("send_buffer", 4096)
-    fill(conn)
+    tools.fill(conn, PIECE, 0.002)
     local drain
     return {
       call = function(timeout) return form[2](conn, timeout) end,

@@ -20,37 +20,45 @@ function tools.took(seconds, elapsed)
   assert.is_true(elapsed < seconds + 5 * support.slowness, "too late: " .. elapsed)
 end
 
+-- fn(...) times out, after so many seconds.
+function tools.timed_out(seconds, fn, ...)
+  local elapsed, result, message, code = tools.timed(fn, ...)
+  support.fails("ETIMEDOUT", result, message, code)
+  tools.took(seconds, elapsed)
+end
+
 -- Sends and has it handed over.
 function tools.put(conn, ...)
   assert(conn:send(...))
-  assert(conn:flush(5))
+  assert(conn:flush(5 * support.slowness))
 end
 
 -- Puts this into the other end's buffer, with nobody reading there.
 function tools.deliver(from, to, ...)
   local there = to:buffered()
   local n = assert(from:send(...))
-  assert(to:peek(there + n, 5))
+  assert(to:peek(there + n, 5 * support.slowness))
 end
 
--- Sends until nothing more is accepted, as the peer does not read -> bytes accepted.
-function tools.fill(conn)
-  local block, total = ("x"):rep(64 * 1024), 0
+local TURNS <const> = 10 -- of the loop; time alone says little while the machine stands still
+
+-- Sends until nothing more is accepted nor leaves, as the peer does not read; it may read ahead
+-- yet, and that takes a while -> bytes accepted.
+-- piece, quiet: what is sent each time, and for how long nothing is to happen.
+function tools.fill(conn, piece, quiet)
+  piece, quiet = piece or ("x"):rep(64 * 1024), (quiet or 0.05) * support.slowness
+  local total, unsent, since, turns = 0, nil, nil, 0
   repeat
-    local n = conn:send(block, { timeout = 0.05 * support.slowness })
-    total = total + (n or 0)
-  until not n
+    local n = conn:try_send(piece)
+    local left = conn:stats().unsent
+    if n or left ~= unsent then unsent, since, turns = left, wire.now(), 0 end
+    total, turns = total + (n or 0), turns + 1
+    wire.sleep(0.001)
+  until turns > TURNS and wire.now() - since >= quiet
   return total
 end
 
--- Runs until the condition holds.
-function tools.await(condition)
-  local give_up = wire.now() + 5 * support.slowness
-  while not condition() do
-    assert(wire.now() < give_up, "what was awaited never came")
-    wire.sleep(0.001)
-  end
-end
+tools.await = support.eventually
 
 -- Spawns fn(...) and lets it run until it waits -> Task.
 function tools.start(fn, ...)
