@@ -201,11 +201,11 @@ for _, transport in ipairs(support.transports) do
         assert(gone:recv(2))
         a:close()
       end)
-      local sender = wire.spawn(function()
+      local first = wire.spawn(function()
         left:send "before"
         go:send "go"
       end)
-      tools.result(sender)
+      tools.result(first)
       tools.result(closer)
       local ab = select(5, task:join(PATIENCE))
       if ab > 0 then assert.equal("before", right:recv(6)) end
