@@ -11,13 +11,8 @@ local wire = require "lunewire"
 local it = support.it
 
 -- What transports and calls have in common needs no second look here.
-local TWICE = { ["recv_line"] = true, ["send"] = true, ["flush"] = true }
-
-local function is_chosen(name)
-  local call, transport = name:match "^(.*) over (.*)$"
-  if not call then return true end
-  return transport == "tcp" or transport == "a pipe" or transport == "tls 1.3" and TWICE[call]
-end
+local TWICE <const> = { ["recv_line"] = true, ["send"] = true, ["flush"] = true }
+local CHOSEN <const> = waits.over { tcp = true, pipe = true, ["tls 1.3"] = TWICE }
 
 -- ---- two ends at the same moment -----------------------------------------------------
 
@@ -57,15 +52,13 @@ local function pairs_of(names)
 end
 
 describe("exactly once, by two ends in one turn of the loop:", function()
-  for _, wait in ipairs(waits.list) do
-    if is_chosen(wait.name) then
-      it(wait.name, function()
-        local list, ends = pairs_of(once.names(wait.open))
-        once.at_each(wait.open, list, function(place, name)
-          check_pair(place, table.unpack(ends[name]))
-        end)
-      end, 60)
-    end
+  for _, wait in ipairs(CHOSEN) do
+    it(wait.name, function()
+      local list, ends = pairs_of(once.names(wait.open))
+      once.at_each(wait.open, list, function(place, name)
+        check_pair(place, table.unpack(ends[name]))
+      end)
+    end, 60)
   end
 end)
 
@@ -150,9 +143,8 @@ local function names_of(set)
 end
 
 describe("exactly once, of three that wait:", function()
-  for _, wait in ipairs(waits.list) do
-    local place = is_chosen(wait.name) and wait.several
-    if place then
+  for _, wait in ipairs(CHOSEN) do
+    if wait.several then
       it(wait.name, function()
         once.at_each(wait.open, names_of(SEVERAL), function(at, name)
           if name:find "close ends" and not (at.ends or {}).close then return end
@@ -182,11 +174,9 @@ local function check_killed(place, name)
 end
 
 describe("exactly once, if the coroutine of the call was closed meanwhile:", function()
-  for _, wait in ipairs(waits.list) do
-    if is_chosen(wait.name) then
-      it(wait.name, function()
-        once.at_each(wait.open, once.names(wait.open), check_killed)
-      end, 30)
-    end
+  for _, wait in ipairs(CHOSEN) do
+    it(wait.name, function()
+      once.at_each(wait.open, once.names(wait.open), check_killed)
+    end, 30)
   end
 end)

@@ -2,8 +2,9 @@
 -- waiter resumes exactly once, and with what.
 -- What this is not: a test; what is right is asked in once_spec and its neighbours.
 --
--- waits.list: a list of { name=, open=, several= }; several: more than one call may wait there, and
--- each is served in its turn.  open() -> a place to wait at:
+-- waits.list: a list of { name=, open=, several=, transport= }; several: more than one call may wait
+-- there, and each is served in its turn; transport: the name of the one that the call is made over,
+-- where the same call is listed for several.  open() -> a place to wait at:
 --   call(timeout)   the call that waits; without a timeout only what is below ends it
 --   timed           false: it takes no timeout
 --   ends            what ends it: cause -> { act, codes... }, one of which the call says then
@@ -17,8 +18,28 @@ local wire = require "lunewire"
 
 local waits = { list = {} }
 
-local function add(name, open, several)
-  waits.list[#waits.list + 1] = { name = name, open = open, several = several }
+local transports = {} -- those that occur
+
+-- call: its name; transport: nil, or what the list's names go on with
+local function add(call, open, several, transport)
+  local name = transport and call .. " over " .. transport or call
+  local wait = { name = name, open = open, several = several, call = call, transport = transport }
+  waits.list[#waits.list + 1] = wait
+  if transport then transports[transport] = true end
+end
+
+-- A list of those over no transport or one that is chosen; chosen: name -> true, or the calls that
+-- are enough there, as a set.
+function waits.over(chosen)
+  for name in pairs(chosen) do
+    if not transports[name] then error("there is no wait over " .. name, 2) end
+  end
+  local list = {}
+  for _, wait in ipairs(waits.list) do
+    local calls = not wait.transport or chosen[wait.transport]
+    if calls == true or calls and calls[wait.call] then list[#list + 1] = wait end
+  end
+  return list
 end
 
 -- ---- what a call said ----------------------------------------------------------------
@@ -123,7 +144,7 @@ end
 
 for _, transport in ipairs(support.transports) do
   for _, form in ipairs(RECEIVES) do
-    add(form[1] .. " over " .. transport.name, receiving(form, transport), not form.alone)
+    add(form[1], receiving(form, transport), not form.alone, transport.name)
   end
 end
 
@@ -202,7 +223,7 @@ end
 
 for _, transport in ipairs(support.transports) do
   for _, form in ipairs(SENDS) do
-    add(form[1] .. " over " .. transport.name, sending(form, transport), not form.alone)
+    add(form[1], sending(form, transport), not form.alone, transport.name)
   end
 end
 

@@ -329,8 +329,8 @@ return function(add)
   add("connect by TLS", connecting_tls)
   add("request", requesting)
   for _, role in ipairs { "client", "server" } do
-    add("start_tls as the " .. role .. " over tcp", starting_tls(role, support.pair))
-    add("start_tls as the " .. role .. " over a pipe", starting_tls(role, wire.pipe))
+    add("start_tls as the " .. role, starting_tls(role, support.pair), false, "tcp")
+    add("start_tls as the " .. role, starting_tls(role, wire.pipe), false, "pipe")
   end
   add("relay", relaying)
   add("udp recv_from", datagram "recv_from", true)
