@@ -38,7 +38,7 @@ end
 local function busy_server()
   local begun = false
   local server = assert(wire.serve("127.0.0.1:0", function(conn)
-    begun = conn:recv(1)
+    begun = conn:recv(1) and conn:peek(1)
     conn:peek(9)
   end))
   local client = assert(wire.connect(server:addr()))
