@@ -264,7 +264,7 @@ describe("a length", function()
   for name, row in pairs(ANNOUNCE) do
     local framing, announce = table.unpack(row)
 
-    it("over the limit is refused at the byte that decides, and every byte stays: " .. name, function()
+    it("over the limit is refused where it is known, and every byte stays: " .. name, function()
       local tried = 0
       for _, n in ipairs(BOMBS) do
         local bytes = announce(n)

@@ -2,12 +2,13 @@
 -- waiter resumes exactly once, and with what.
 -- What this is not: a test; what is right is asked in once_spec and its neighbours.
 --
--- waits.list: a list of { name=, open=, several=, transport= }; several: more than one call may wait
--- there, and each is served in its turn; transport: the name of the one that the call is made over,
--- where the same call is listed for several.  open() -> a place to wait at:
+-- waits.list: a list of { name=, open=, several=, transport= }; several: more than one call may
+-- wait there, and each is served in its turn; transport: the name of the one that the call is made
+-- over, where the same call is listed for several.  open() -> a place to wait at:
 --   call(timeout)   the call that waits; without a timeout only what is below ends it
 --   timed           false: it takes no timeout
 --   ends            what ends it: cause -> { act, codes... }, one of which the call says then
+--   disturbs        what does not end it: name -> act
 --   serve()         lets one call succeed (nil: it cannot)
 --   floods          one serve() serves all who wait
 --   hands_over      what the first who waits is served with is its own, whatever becomes of it
@@ -53,6 +54,12 @@ function waits.outcome(results)
   return "served"
 end
 
+-- What nobody refers to is gone afterwards.
+function waits.collect()
+  collectgarbage()
+  collectgarbage()
+end
+
 -- ---- receiving -----------------------------------------------------------------------
 
 -- The first step of an iterator; at its end what last_error() says.
@@ -79,7 +86,8 @@ local function copying(conn, timeout)
   return wire.copy(sink, conn, 3)
 end
 
--- Each waits for these bytes, one of them where any are enough; fin: what it says of the peer's end, where that is not EOF.
+-- Each waits for these bytes, one where any are enough; fin: what it says of the peer's end,
+-- where that is not EOF.
 local RECEIVES = {
   { "recv(n)", function(conn, timeout) return conn:recv(3, timeout) end, "abc" },
   { "recv()", function(conn, timeout) return conn:recv { timeout = timeout } end, "a" },
@@ -126,6 +134,10 @@ local function receiving(form, transport)
       ["the peer's close"] = { function() peer:close() end, form.fin or "EOF" },
       ["the peer's reset"] = { function() peer:reset() end, "ECONNRESET",
         transport.no_reset and (form.fin or "EOF") or nil },
+      ["that its peer is forgotten"] = { function()
+        peer = nil
+        waits.collect()
+      end, form.fin or "EOF" },
     })
     return {
       call = function(timeout) return form[2](conn, timeout) end,
@@ -136,7 +148,7 @@ local function receiving(form, transport)
       end,
       close = function()
         conn:reset()
-        peer:reset()
+        if peer then peer:reset() end
       end,
     }
   end

@@ -7,6 +7,11 @@ local wire = require "lunewire"
 
 local function past() return wire.now() - 1 end
 
+local function collect()
+  collectgarbage()
+  collectgarbage()
+end
+
 -- ---- servers -------------------------------------------------------------------------
 
 local function accepting(tls)
@@ -18,6 +23,10 @@ local function accepting(tls)
       ends = {
         ["close"] = { function() server:close() end, "ECLOSED" },
         ["a shutdown"] = { function() wire.spawn(server.shutdown, server, 5) end, "ECLOSED" },
+      },
+      disturbs = tls and {
+        ["junk"] = function() assert(wire.connect(server:addr(), 5)):send "junk\n" end,
+        ["a client that resets"] = function() assert(wire.connect(server:addr(), 5)):reset() end,
       },
       serve = function()
         local opts = tls and { tls = pki.client() }
@@ -52,6 +61,10 @@ local function server_run()
   return {
     call = function() return server:run() end,
     timed = false,
+    ends = {
+      ["a shutdown"] = { function() wire.spawn(server.shutdown, server, 0) end, "served" },
+    },
+    disturbs = { ["a close, while there is a connection"] = function() server:close() end },
     serve = function()
       server:close()
       client:reset()
@@ -68,6 +81,9 @@ local function server_shutdown()
   return {
     call = function(timeout) return server:shutdown(timeout or 1000) end,
     late = "end",
+    ends = { ["another shutdown"] = { function() wire.spawn(server.shutdown, server, 0) end,
+      "served", "end" } },
+    disturbs = { ["a close"] = function() server:close() end },
     serve = function() client:reset() end,
     close = function()
       server:close()
@@ -147,6 +163,88 @@ local function requesting()
     ends = peer_ends(accept, { "EOF" }),
     serve = function() accept():send "abc" end,
     close = close,
+  }
+end
+
+-- Calls that dial by themselves, by TLS.  make(address, options, server) -> { call=, close= }, and
+-- disconnect=: what ends all its dials; retries: a peer cannot end it; fails=: what it says if one
+-- does; late=: as a place's.
+local function dialing(make)
+  return function()
+    local server, accept, close = silent_server()
+    local opts = { tls = pki.client { servername = "localhost" } }
+    local dialer = make(server:addr(), opts, server)
+    local ends = dialer.retries and {} or peer_ends(accept, { "ETLS", "EOF" })
+    if dialer.fails then
+      for _, cause in pairs(ends) do cause[2], cause[3] = dialer.fails, nil end
+    end
+    ends["disconnect"] = dialer.disconnect and { dialer.disconnect, "ECLOSED" }
+    return {
+      call = dialer.call,
+      late = dialer.late,
+      ends = ends,
+      -- A dial whose time was over may have been followed by another.
+      serve = at_most_once(function()
+        local peer = accept()
+        wire.spawn(function()
+          while peer do
+            wire.spawn(peer.start_tls, peer, pki.server("good", { role = "server" }))
+            peer = server:accept()
+          end
+        end)
+      end),
+      floods = true,
+      close = function()
+        dialer.close()
+        close()
+      end,
+    }
+  end
+end
+
+local function client_connect(addr, opts)
+  local client = wire.client(addr, opts)
+  local function disconnect() client:disconnect() end
+  return {
+    call = function(timeout) return client:connect(timeout or 1000) end,
+    disconnect = disconnect,
+    close = disconnect,
+  }
+end
+
+local function client_send(addr, opts)
+  opts.reconnect = { min = 0.001, max = 0.002 }
+  local client = wire.client(addr, opts)
+  local function disconnect() client:disconnect() end
+  return {
+    call = function(timeout) return client:send("x", { timeout = timeout or 1000 }) end,
+    retries = true,
+    disconnect = disconnect,
+    close = disconnect,
+  }
+end
+
+-- Its maker waits for the first connection; whatever becomes of that, there is a logger.
+local function netlog_made(addr, opts)
+  return {
+    call = function(timeout)
+      opts.timeout = timeout or 1000
+      local log <close> = wire.netlog(addr, opts)
+      return log
+    end,
+    fails = "served",
+    late = "served",
+    close = function() end,
+  }
+end
+
+local function netlog_flush(addr, opts, server)
+  opts.timeout = 0.005
+  local log = wire.netlog(addr, opts)
+  assert(server:accept(5)):reset()
+  return {
+    call = function(timeout) return log:flush(timeout or 1000) end,
+    close = function() log:close(0) end,
   }
 end
 
@@ -265,12 +363,21 @@ local function joining()
   }
 end
 
-local function on_channel(call, serve)
+local function next_value(channel)
+  local step, state = channel:values()
+  return step(state)
+end
+
+-- timed: false if it takes no timeout
+local function on_channel(call, serve, timed)
   return function()
     local channel = wire.channel()
     return {
       call = function(timeout) return call(channel, timeout) end,
-      ends = { ["close"] = { function() channel:close() end, "ECLOSED" } },
+      timed = timed,
+      ends = {
+        ["close"] = { function() channel:close() end, timed == false and "end" or "ECLOSED" },
+      },
       serve = function() serve(channel) end,
       hands_over = true,
       close = function() channel:close() end,
@@ -307,11 +414,22 @@ local function borrowing()
       lease = conn or lease
       return conn, message, code
     end,
-    ends = { ["close"] = { function() pool:close() end, "ECLOSED" } },
+    ends = {
+      ["close"] = { function() pool:close() end, "ECLOSED" },
+      ["a dial that fails"] = { function()
+        server:close()
+        lease:reset()
+        pool:put(lease)
+      end, "ECONNREFUSED" },
+      ["that its holder is forgotten"] = { function()
+        lease = nil
+        collect()
+      end, "served" },
+    },
     serve = function() pool:put(lease) end,
     hands_over = true,
     close = function()
-      pool:put(lease)
+      if lease then pool:put(lease) end
       pool:close()
       server:close()
     end,
@@ -328,6 +446,10 @@ return function(add)
   add("connect", connecting)
   add("connect by TLS", connecting_tls)
   add("request", requesting)
+  add("client connect", dialing(client_connect), true)
+  add("client send, which dials,", dialing(client_send), true)
+  add("netlog", dialing(netlog_made))
+  add("netlog flush", dialing(netlog_flush))
   for _, role in ipairs { "client", "server" } do
     add("start_tls as the " .. role, starting_tls(role, support.pair), false, "tcp")
     add("start_tls as the " .. role, starting_tls(role, wire.pipe), false, "pipe")
@@ -341,6 +463,8 @@ return function(add)
     function(channel) channel:recv(0) end), true)
   add("channel recv", on_channel(function(channel, timeout) return channel:recv(timeout) end,
     function(channel) channel:send("v", 0) end), true)
+  add("channel values", on_channel(next_value, function(channel) channel:send("v", 0) end, false),
+    true)
   add("semaphore acquire", acquiring "acquire", true)
   add("semaphore with", acquiring "with")
   add("pool get", borrowing, true)
