@@ -211,6 +211,8 @@ local function sending(form, transport)
     local conn, peer = transport.pair { framing = wire.framing.netstring(), limits = SMALL }
     conn:option("send_buffer", 4096)
     fill(conn)
+    -- What closes takes in what comes for a while, and forgets it; a pipe's end does not.
+    local gone = transport.name ~= "pipe" and (form.answer and "EOF" or "served") or nil
     local drain
     return {
       call = function(timeout) return form[2](conn, timeout) end,
@@ -218,15 +220,21 @@ local function sending(form, transport)
         ["a send deadline in the past"] =
           { function() conn:set_send_deadline(past()) end, "ETIMEDOUT" },
         ["the peer's reset"] = { function() peer:reset() end, "ECONNRESET", "EPIPE" },
+        ["that its peer is forgotten"] = { function()
+          peer = nil
+          waits.collect()
+        end, "ECONNRESET", "EPIPE", gone },
       }),
       serve = function()
-        if form.answer then peer:send(form.answer) end
-        drain = drain or wire.spawn(function() for _ in peer:chunks() do end end)
+        local here = peer
+        if not here then return end
+        if form.answer then here:send(form.answer) end
+        drain = drain or wire.spawn(function() for _ in here:chunks() do end end)
       end,
       floods = true,
       close = function()
         conn:reset()
-        peer:reset()
+        if peer then peer:reset() end
         if drain then drain:join() end
       end,
     }

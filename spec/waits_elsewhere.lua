@@ -81,13 +81,19 @@ local function server_shutdown()
   return {
     call = function(timeout) return server:shutdown(timeout or 1000) end,
     late = "end",
-    ends = { ["another shutdown"] = { function() wire.spawn(server.shutdown, server, 0) end,
-      "served", "end" } },
+    ends = {
+      ["another shutdown"] = { function() wire.spawn(server.shutdown, server, 0) end,
+        "served", "end" },
+      ["that its client is forgotten"] = { function()
+        client = nil
+        collect()
+      end, "served" },
+    },
     disturbs = { ["a close"] = function() server:close() end },
     serve = function() client:reset() end,
     close = function()
       server:close()
-      client:reset()
+      if client then client:reset() end
     end,
   }
 end
@@ -262,6 +268,10 @@ local function starting_tls(role, pair)
     ends["reset"] = { function() conn:reset() end, "ECLOSED" }
     ends["a deadline in the past"] = { function() conn:set_deadline(past()) end, "ETIMEDOUT" }
     ends["junk"] = { function() peer:send(("junk\n"):rep(100)) end, "ETLS" }
+    ends["that its peer is forgotten"] = { function()
+      peer = nil
+      collect()
+    end, "ETLS", "EOF", "ECONNRESET" }
     return {
       call = function(timeout) return conn:start_tls(options(role, timeout or 1000)) end,
       ends = ends,
@@ -270,7 +280,7 @@ local function starting_tls(role, pair)
       end),
       close = function()
         conn:reset()
-        peer:reset()
+        if peer then peer:reset() end
       end,
     }
   end
