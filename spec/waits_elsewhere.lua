@@ -172,14 +172,14 @@ local function requesting()
   }
 end
 
--- Calls that dial by themselves, by TLS.  make(address, options, server) -> { call=, close= }, and
+-- Calls that dial by themselves, by TLS.  make(address, options) -> { call=, close= }, and
 -- disconnect=: what ends all its dials; retries: a peer cannot end it; fails=: what it says if one
 -- does; late=: as a place's.
 local function dialing(make)
   return function()
     local server, accept, close = silent_server()
     local opts = { tls = pki.client { servername = "localhost" } }
-    local dialer = make(server:addr(), opts, server)
+    local dialer = make(server:addr(), opts)
     local ends = dialer.retries and {} or peer_ends(accept, { "ETLS", "EOF" })
     if dialer.fails then
       for _, cause in pairs(ends) do cause[2], cause[3] = dialer.fails, nil end
@@ -241,16 +241,6 @@ local function netlog_made(addr, opts)
     fails = "served",
     late = "served",
     close = function() end,
-  }
-end
-
-local function netlog_flush(addr, opts, server)
-  opts.timeout = 0.005
-  local log = wire.netlog(addr, opts)
-  assert(server:accept(5)):reset()
-  return {
-    call = function(timeout) return log:flush(timeout or 1000) end,
-    close = function() log:close(0) end,
   }
 end
 
@@ -459,7 +449,6 @@ return function(add)
   add("client connect", dialing(client_connect), true)
   add("client send, which dials,", dialing(client_send), true)
   add("netlog", dialing(netlog_made))
-  add("netlog flush", dialing(netlog_flush))
   for _, role in ipairs { "client", "server" } do
     add("start_tls as the " .. role, starting_tls(role, support.pair), false, "tcp")
     add("start_tls as the " .. role, starting_tls(role, wire.pipe), false, "pipe")
