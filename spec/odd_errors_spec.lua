@@ -78,9 +78,14 @@ local PLACES = {
     wire.spawn(function() local _ <close> = setmetatable({}, { __close = fn }) end)
   end, reports = 1 },
   ["a handler of datagrams"] = { function(fn)
-    local udp = assert(wire.serve_udp("127.0.0.1:0", fn))
+    local udp, begun
+    udp = assert(wire.serve_udp("127.0.0.1:0", function()
+      begun = true
+      fn()
+    end))
     udp:send_to("x", (udp:local_addr()))
-    wire.after(0.05, udp.close, udp)
+    eventually(function() return begun end)
+    udp:close()
   end, reports = 1 },
   ["a semaphore's function"] = { function(fn)
     local mutex = wire.mutex()
@@ -112,6 +117,20 @@ local function survivor()
   end
 end
 
+-- The errors that reached on_error: as many as the place reports, and no more within some turns.
+local function take_reports(place)
+  local list = {}
+  local function take()
+    table.move(support.take_errors(), 1, 9, #list + 1, list)
+    return #list >= PLACES[place].reports
+  end
+  eventually(take)
+  for _ = 1, 6 do wire.sleep(0) end
+  take()
+  assert.equal(PLACES[place].reports, #list)
+  return list
+end
+
 local function throw_in(place, value)
   local thrown = 0
   PLACES[place][1](function()
@@ -119,10 +138,7 @@ local function throw_in(place, value)
     error(value, 0)
   end)
   eventually(function() return thrown > 0 end)
-  wire.sleep(0.002)
-  local reports = support.take_errors()
-  assert.equal(PLACES[place].reports, #reports)
-  for _, report in ipairs(reports) do
+  for _, report in ipairs(take_reports(place)) do
     assert.is_true(rawequal(value, report.err))
     assert.equal("string", type(report.traceback))
   end
@@ -169,7 +185,7 @@ local OVERFLOWS = {
     assert.is_false(ok)
     error(err, 0)
   end,
-  ["memory, by a text"] = function() return ("x"):rep(1 << 40) end,
+  ["a text that is too long"] = function() return ("x"):rep(1 << 40) end,
 }
 
 describe("an overflow in", function()
@@ -184,32 +200,40 @@ describe("an overflow in", function()
             return overflow()
           end)
           eventually(function() return begun end)
-          wire.sleep(0.002)
-          assert.equal(PLACES[place].reports, #support.take_errors())
+          take_reports(place)
         end)
       end
       check_survivor()
     end, 30)
   end
 
-  it("wire.on_error itself leaves a line on standard error, and the loop goes on", function()
-    for name in pairs(OVERFLOWS) do
-      if name ~= "a message handler" then
-        local output, status = support.lua(([[
-          local wire = require "lunewire"
-          local function deep() return 1 + deep() end
-          local function gsub() return (("x"):gsub("x", gsub)) end
-          wire.on_error(%q == "Lua's stack" and deep or gsub)
-          wire.spawn(error, "first")
-          wire.after(0.01, print, "alive")
-          wire.run()
-        ]]):format(name)):output()
-        assert.matches("error in the on_error function: .*overflow", output)
-        assert.matches("alive\n$", output)
-        assert.equal(0, status)
-      end
-    end
-  end, 30)
+  local IN_ON_ERROR <const> = {
+    ["Lua's stack"] = { "local function fn() return 1 + fn() end", "stack overflow" },
+    ["C's stack, by gsub"] = { "local function fn() return ((('x'):gsub('x', fn))) end",
+      "C stack overflow" },
+    ["C's stack, by coroutines"] = { "local function fn() return wire.co.wrap(fn)() end",
+      "C stack overflow" },
+    ["C's stack, by metamethods"] = { [[
+      local object = setmetatable({}, {})
+      getmetatable(object).__index = function(t, key) return t[key .. "x"] end
+      local function fn() return object.x end]], "C stack overflow" },
+    ["a text that is too long"] = { "local function fn() return ('x'):rep(1 << 40) end",
+      "too large" },
+  }
+  for name, row in pairs(IN_ON_ERROR) do
+    it(name .. " by wire.on_error leaves a line on standard error, and the loop goes on", function()
+      local output, status = support.lua("local wire = require 'lunewire'\n" .. row[1] .. [[
+
+        wire.on_error(fn)
+        wire.spawn(error, "first")
+        wire.after(0.01, print, "alive")
+        wire.run()
+      ]]):output()
+      assert.matches("error in the on_error function: .*" .. row[2], output)
+      assert.matches("alive\n$", output)
+      assert.equal(0, status)
+    end, 30)
+  end
 end)
 
 -- ---- the end of the process ------------------------------------------------------------------

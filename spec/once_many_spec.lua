@@ -11,13 +11,8 @@ local wire = require "lunewire"
 local it = support.it
 
 -- What transports and calls have in common needs no second look here.
-local TWICE = { ["recv_line"] = true, ["send"] = true, ["flush"] = true }
-
-local function is_chosen(name)
-  local call, transport = name:match "^(.*) over (.*)$"
-  if not call then return true end
-  return transport == "tcp" or transport == "a pipe" or transport == "tls 1.3" and TWICE[call]
-end
+local TWICE <const> = { ["recv_line"] = true, ["send"] = true, ["flush"] = true }
+local CHOSEN <const> = waits.over { tcp = true, pipe = true, ["tls 1.3"] = TWICE }
 
 -- ---- two ends at the same moment -----------------------------------------------------
 
@@ -57,15 +52,13 @@ local function pairs_of(names)
 end
 
 describe("exactly once, by two ends in one turn of the loop:", function()
-  for _, wait in ipairs(waits.list) do
-    if is_chosen(wait.name) then
-      it(wait.name, function()
-        local list, ends = pairs_of(once.names(wait.open))
-        once.at_each(wait.open, list, function(place, name)
-          check_pair(place, table.unpack(ends[name]))
-        end)
-      end, 60)
-    end
+  for _, wait in ipairs(CHOSEN) do
+    it(wait.name, function()
+      local list, ends = pairs_of(once.names(wait.open))
+      once.at_each(wait.open, list, function(place, name)
+        check_pair(place, table.unpack(ends[name]))
+      end)
+    end, 60)
   end
 end)
 
@@ -150,12 +143,12 @@ local function names_of(set)
 end
 
 describe("exactly once, of three that wait:", function()
-  for _, wait in ipairs(waits.list) do
-    local place = is_chosen(wait.name) and wait.several
-    if place then
+  for _, wait in ipairs(CHOSEN) do
+    if wait.several then
       it(wait.name, function()
         once.at_each(wait.open, names_of(SEVERAL), function(at, name)
           if name:find "close ends" and not (at.ends or {}).close then return end
+          if name:find "timeout" and at.timed == false then return end
           SEVERAL[name](at)
         end)
       end, 30)
@@ -182,11 +175,94 @@ local function check_killed(place, name)
 end
 
 describe("exactly once, if the coroutine of the call was closed meanwhile:", function()
-  for _, wait in ipairs(waits.list) do
-    if is_chosen(wait.name) then
-      it(wait.name, function()
-        once.at_each(wait.open, once.names(wait.open), check_killed)
-      end, 30)
-    end
+  for _, wait in ipairs(CHOSEN) do
+    it(wait.name, function()
+      once.at_each(wait.open, once.names(wait.open), check_killed)
+    end, 30)
+  end
+end)
+
+-- ---- what comes up meanwhile -----------------------------------------------------------
+
+-- Calls that nothing can hold up: they end by themselves, some turns after they began.  Each gives
+-- the call, what it says, and the end of what it made.
+local DIALS <const> = {
+  ["a connect that succeeds"] = function()
+    local server = assert(wire.listen "127.0.0.1:0")
+    return wire.connect, server:addr(), "served", function() server:close() end
+  end,
+  ["a connect that is reset"] = function()
+    local server = assert(wire.serve("127.0.0.1:0", function(conn) conn:reset() end))
+    return wire.connect, server:addr(), "served", function() server:close() end
+  end,
+  ["a connect that is refused"] = function()
+    local server = assert(wire.listen "127.0.0.1:0")
+    local addr = server:addr()
+    server:close()
+    return wire.connect, addr, "ECONNREFUSED", function() end
+  end,
+  ["a connect to a name"] = function()
+    local server = assert(wire.listen "127.0.0.1:0")
+    return wire.connect, "localhost:" .. server:port(), "served", function() server:close() end
+  end,
+  ["a lookup"] = function() return wire.resolve, "localhost", "served", function() end end,
+}
+
+local ENDS <const> = {
+  ["nothing"] = { function() end },
+  ["a cancel"] = { function(w) w.task:cancel() end, "CANCELED" },
+  ["its timeout"] = { function() let_pass(0.01) end, "ETIMEDOUT", timeout = 0.01 },
+  ["a collection"] = { waits.collect },
+}
+
+-- The end comes so many turns after the call began, when what it waits for has happened, too.
+local function check_dial(make, ending, turns)
+  local call, addr, said, close = make()
+  local w = once.watch(call, addr, ending.timeout or 1000)
+  once.turn(turns)
+  let_pass(0.003)
+  ending[1](w)
+  once.check_code(w:await(), { nil, said, ending[2] })
+  once.turn() -- a cancel may have come to the waits behind it
+  w:check_rest()
+  if call == wire.connect and w:outcome() == "served" then w.results[2]:reset() end
+  close()
+end
+
+describe("exactly once, ended in the turn in which it comes about:", function()
+  for name, make in pairs(DIALS) do
+    it(name, function()
+      local check_bystander = once.bystander()
+      for _, ending in pairs(ENDS) do
+        for turns = 1, 5 do check_dial(make, ending, turns) end
+      end
+      check_bystander()
+    end, 30)
+  end
+end)
+
+-- ---- what is forgotten meanwhile -------------------------------------------------------
+
+-- Nobody has the task, nor its coroutine: the wait goes on, and ends as any other.
+local function check_forgotten(place)
+  local results
+  wire.spawn(function() results = table.pack(pcall(wire.co.wrap(place.call))) end)
+  for _ = 1, 3 do
+    once.turn(2)
+    waits.collect()
+  end
+  assert.is_nil(results)
+  place.serve()
+  support.eventually(function() return results end)
+  assert.equal("served", waits.outcome(results))
+end
+
+describe("exactly once, though its task was forgotten:", function()
+  for _, wait in ipairs(CHOSEN) do
+    it(wait.name, function()
+      local place = wait.open()
+      if place.serve then check_forgotten(place) end
+      place.close()
+    end, 30)
   end
 end)

@@ -9,10 +9,7 @@ local support = require "spec.support"
 local waits = require "spec.waits"
 local wire = require "lunewire"
 
-local function is_chosen(name)
-  local transport = name:match " over (.*)$"
-  return not transport or transport == "tcp" or transport == "pipe" or transport == "tls 1.3"
-end
+local CHOSEN <const> = waits.over { tcp = true, pipe = true, ["tls 1.3"] = true }
 
 -- ---- the main chunk ------------------------------------------------------------------
 
@@ -36,43 +33,39 @@ local function check_main(place, name)
 end
 
 describe("exactly once in the main chunk:", function()
-  for _, wait in ipairs(waits.list) do
-    if is_chosen(wait.name) then
-      support.it_outside(wait.name .. ", whatever ends it", function()
-        local names = {}
-        for _, name in ipairs(once.names(wait.open)) do
-          if name ~= "a cancel" then names[#names + 1] = name end -- it has no task
-        end
-        once.at_each(wait.open, names, check_main)
-      end, 30)
-    end
+  for _, wait in ipairs(CHOSEN) do
+    support.it_outside(wait.name .. ", whatever ends it", function()
+      local names = {}
+      for _, name in ipairs(once.names(wait.open)) do
+        if name ~= "a cancel" then names[#names + 1] = name end -- it has no task
+      end
+      once.at_each(wait.open, names, check_main)
+    end, 30)
   end
 end)
 
 -- ---- wire.stop -----------------------------------------------------------------------
 
 describe("wire.stop ends no wait:", function()
-  for _, wait in ipairs(waits.list) do
-    if is_chosen(wait.name) then
-      support.it_outside(wait.name .. " goes on when the loop does", function()
-        local place, w
-        wire.run(function()
-          place = wait.open()
-          w = once.watch(place.call)
-          w:check_waits()
-        end)
-        wire.spawn(wire.stop)
-        wire.run()
-        assert.same({ 0, "waiting" }, { w.times, w.task:status() })
-        wire.run(function()
-          w:check_waits()
-          w.task:cancel()
-          assert.equal("CANCELED", w:await(true))
-          w:check_rest()
-          place.close()
-        end)
+  for _, wait in ipairs(CHOSEN) do
+    support.it_outside(wait.name .. " goes on when the loop does", function()
+      local place, w
+      wire.run(function()
+        place = wait.open()
+        w = once.watch(place.call)
+        w:check_waits()
       end)
-    end
+      wire.spawn(wire.stop)
+      wire.run()
+      assert.same({ 0, "waiting" }, { w.times, w.task:status() })
+      wire.run(function()
+        w:check_waits()
+        w.task:cancel()
+        assert.equal("CANCELED", w:await(true))
+        w:check_rest()
+        place.close()
+      end)
+    end)
   end
 end)
 

@@ -2,10 +2,12 @@
 -- task then waits for something else undisturbed, nobody else is disturbed, nothing is left over.
 -- What this is not: two ends at the same moment, a coroutine that is closed, several who wait at
 -- one place (once_many_spec); what each call waits for and what ends it (waits.lua).
+local assert = require "luassert"
 local describe = require("busted").describe
 local once = require "spec.once"
 local support = require "spec.support"
 local waits = require "spec.waits"
+local wire = require "lunewire"
 
 -- What happens in this process is told within a few turns.
 local SOON = { ["close"] = true, ["reset"] = true, ["a cancel"] = true,
@@ -28,3 +30,28 @@ describe("exactly once:", function()
     end, 30)
   end
 end)
+
+-- What goes by while it waits: it is as if nothing had been, and the wait ends when it is to.
+local function check_disturbed(place, name)
+  local w = once.watch(place.call)
+  w:check_waits()
+  place.disturbs[name]()
+  w:check_waits()
+  wire.sleep(0.005)
+  w:check_waits()
+  place.serve()
+  assert.equal("served", w:await())
+  w:check_rest()
+end
+
+support.it("exactly once, though something else happened meanwhile", function()
+  local tried = 0
+  for _, wait in ipairs(waits.over {}) do
+    local place, names = wait.open(), {}
+    for name in pairs(place.disturbs or {}) do names[#names + 1] = name end
+    place.close()
+    once.at_each(wait.open, names, check_disturbed)
+    tried = tried + #names
+  end
+  assert.is_true(tried > 3)
+end, 60)

@@ -2,11 +2,13 @@
 -- waiter resumes exactly once, and with what.
 -- What this is not: a test; what is right is asked in once_spec and its neighbours.
 --
--- waits.list: a list of { name=, open=, several= }; several: more than one call may wait there, and
--- each is served in its turn.  open() -> a place to wait at:
+-- waits.list: a list of { name=, open=, several=, transport= }; several: more than one call may
+-- wait there, and each is served in its turn; transport: the name of the one that the call is made
+-- over, where the same call is listed for several.  open() -> a place to wait at:
 --   call(timeout)   the call that waits; without a timeout only what is below ends it
 --   timed           false: it takes no timeout
 --   ends            what ends it: cause -> { act, codes... }, one of which the call says then
+--   disturbs        what does not end it: name -> act
 --   serve()         lets one call succeed (nil: it cannot)
 --   floods          one serve() serves all who wait
 --   hands_over      what the first who waits is served with is its own, whatever becomes of it
@@ -18,8 +20,28 @@ local wire = require "lunewire"
 
 local waits = { list = {} }
 
-local function add(name, open, several)
-  waits.list[#waits.list + 1] = { name = name, open = open, several = several }
+local transports = {} -- those that occur
+
+-- call: its name; transport: nil, or what the list's names go on with
+local function add(call, open, several, transport)
+  local name = transport and call .. " over " .. transport or call
+  local wait = { name = name, open = open, several = several, call = call, transport = transport }
+  waits.list[#waits.list + 1] = wait
+  if transport then transports[transport] = true end
+end
+
+-- A list of those over no transport or one that is chosen; chosen: name -> true, or the calls that
+-- are enough there, as a set.
+function waits.over(chosen)
+  for name in pairs(chosen) do
+    if not transports[name] then error("there is no wait over " .. name, 2) end
+  end
+  local list = {}
+  for _, wait in ipairs(waits.list) do
+    local calls = not wait.transport or chosen[wait.transport]
+    if calls == true or calls and calls[wait.call] then list[#list + 1] = wait end
+  end
+  return list
 end
 
 -- ---- what a call said ----------------------------------------------------------------
@@ -31,6 +53,12 @@ function waits.outcome(results)
   end
   if results[2] == nil or results[2] == false then return results[4] or "end" end
   return "served"
+end
+
+-- What nobody refers to is gone afterwards.
+function waits.collect()
+  collectgarbage()
+  collectgarbage()
 end
 
 -- ---- receiving -----------------------------------------------------------------------
@@ -59,11 +87,12 @@ local function copying(conn, timeout)
   return wire.copy(sink, conn, 3)
 end
 
--- Each waits for these bytes; fin: what it says of the peer's end, where that is not EOF.
+-- Each waits for these bytes, one where any are enough; fin: what it says of the peer's end,
+-- where that is not EOF.
 local RECEIVES = {
   { "recv(n)", function(conn, timeout) return conn:recv(3, timeout) end, "abc" },
-  { "recv()", function(conn, timeout) return conn:recv { timeout = timeout } end, "abc" },
-  { "recv_some", function(conn, timeout) return conn:recv_some(3, timeout) end, "abc" },
+  { "recv()", function(conn, timeout) return conn:recv { timeout = timeout } end, "a" },
+  { "recv_some", function(conn, timeout) return conn:recv_some(3, timeout) end, "a" },
   { "recv_line", function(conn, timeout) return conn:recv_line(timeout) end, "abc\n" },
   { "recv_until", function(conn, timeout) return conn:recv_until("--", timeout) end, "abc--" },
   { "recv_pkg", function(conn, timeout) return conn:recv_pkg(timeout) end, "\0\3abc" },
@@ -76,7 +105,7 @@ local RECEIVES = {
   { "lines", step "lines", "abc\n", fin = "end" },
   { "pkgs", step "pkgs", "\0\3abc", fin = "end" },
   { "frames", step "frames", "3:abc,", fin = "end" },
-  { "chunks", step "chunks", "abc", fin = "end" },
+  { "chunks", step "chunks", "a", fin = "end" },
   { "send_recv", function(conn, timeout) return conn:send_recv("?", 3, timeout) end, "abc",
     alone = true },
   { "send_recv_pkg", function(conn, timeout) return conn:send_recv_pkg("?", timeout) end,
@@ -106,6 +135,10 @@ local function receiving(form, transport)
       ["the peer's close"] = { function() peer:close() end, form.fin or "EOF" },
       ["the peer's reset"] = { function() peer:reset() end, "ECONNRESET",
         transport.no_reset and (form.fin or "EOF") or nil },
+      ["that its peer is forgotten"] = { function()
+        peer = nil
+        waits.collect()
+      end, form.fin or "EOF" },
     })
     return {
       call = function(timeout) return form[2](conn, timeout) end,
@@ -116,7 +149,7 @@ local function receiving(form, transport)
       end,
       close = function()
         conn:reset()
-        peer:reset()
+        if peer then peer:reset() end
       end,
     }
   end
@@ -124,7 +157,7 @@ end
 
 for _, transport in ipairs(support.transports) do
   for _, form in ipairs(RECEIVES) do
-    add(form[1] .. " over " .. transport.name, receiving(form, transport), not form.alone)
+    add(form[1], receiving(form, transport), not form.alone, transport.name)
   end
 end
 
@@ -169,6 +202,8 @@ local function sending(form, transport)
     local conn, peer = transport.pair { framing = wire.framing.netstring(), limits = SMALL }
     conn:option("send_buffer", 4096)
     tools.fill(conn, PIECE, 0.002)
+    -- What closes takes in what comes for a while, and forgets it; a pipe's end does not.
+    local gone = transport.name ~= "pipe" and (form.answer and "EOF" or "served") or nil
     local drain
     return {
       call = function(timeout) return form[2](conn, timeout) end,
@@ -176,15 +211,21 @@ local function sending(form, transport)
         ["a send deadline in the past"] =
           { function() conn:set_send_deadline(past()) end, "ETIMEDOUT" },
         ["the peer's reset"] = { function() peer:reset() end, "ECONNRESET", "EPIPE" },
+        ["that its peer is forgotten"] = { function()
+          peer = nil
+          waits.collect()
+        end, "ECONNRESET", "EPIPE", gone },
       }),
       serve = function()
-        if form.answer then peer:send(form.answer) end
-        drain = drain or wire.spawn(function() for _ in peer:chunks() do end end)
+        local here = peer
+        if not here then return end
+        if form.answer then here:send(form.answer) end
+        drain = drain or wire.spawn(function() for _ in here:chunks() do end end)
       end,
       floods = true,
       close = function()
         conn:reset()
-        peer:reset()
+        if peer then peer:reset() end
         if drain then drain:join() end
       end,
     }
@@ -193,7 +234,7 @@ end
 
 for _, transport in ipairs(support.transports) do
   for _, form in ipairs(SENDS) do
-    add(form[1] .. " over " .. transport.name, sending(form, transport), not form.alone)
+    add(form[1], sending(form, transport), not form.alone, transport.name)
   end
 end
 

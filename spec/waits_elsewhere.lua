@@ -7,6 +7,11 @@ local wire = require "lunewire"
 
 local function past() return wire.now() - 1 end
 
+local function collect()
+  collectgarbage()
+  collectgarbage()
+end
+
 -- ---- servers -------------------------------------------------------------------------
 
 local function accepting(tls)
@@ -18,6 +23,10 @@ local function accepting(tls)
       ends = {
         ["close"] = { function() server:close() end, "ECLOSED" },
         ["a shutdown"] = { function() wire.spawn(server.shutdown, server, 5) end, "ECLOSED" },
+      },
+      disturbs = tls and {
+        ["junk"] = function() assert(wire.connect(server:addr(), 5)):send "junk\n" end,
+        ["a client that resets"] = function() assert(wire.connect(server:addr(), 5)):reset() end,
       },
       serve = function()
         local opts = tls and { tls = pki.client() }
@@ -38,7 +47,7 @@ end
 local function busy_server()
   local begun = false
   local server = assert(wire.serve("127.0.0.1:0", function(conn)
-    begun = conn:recv(1)
+    begun = conn:recv(1) and conn:peek(1)
     conn:peek(9)
   end))
   local client = assert(wire.connect(server:addr()))
@@ -52,6 +61,10 @@ local function server_run()
   return {
     call = function() return server:run() end,
     timed = false,
+    ends = {
+      ["a shutdown"] = { function() wire.spawn(server.shutdown, server, 0) end, "served" },
+    },
+    disturbs = { ["a close, while there is a connection"] = function() server:close() end },
     serve = function()
       server:close()
       client:reset()
@@ -68,10 +81,19 @@ local function server_shutdown()
   return {
     call = function(timeout) return server:shutdown(timeout or 1000) end,
     late = "end",
+    ends = {
+      ["another shutdown"] = { function() wire.spawn(server.shutdown, server, 0) end,
+        "served", "end" },
+      ["that its client is forgotten"] = { function()
+        client = nil
+        collect()
+      end, "served" },
+    },
+    disturbs = { ["a close"] = function() server:close() end },
     serve = function() client:reset() end,
     close = function()
       server:close()
-      client:reset()
+      if client then client:reset() end
     end,
   }
 end
@@ -154,6 +176,78 @@ local function requesting()
   }
 end
 
+-- Calls that dial by themselves, by TLS.  make(address, options) -> { call=, close= }, and
+-- disconnect=: what ends all its dials; retries: a peer cannot end it; fails=: what it says if one
+-- does; late=: as a place's.
+local function dialing(make)
+  return function()
+    local server, accept, close = silent_server()
+    local opts = { tls = pki.client { servername = "localhost" } }
+    local dialer = make(server:addr(), opts)
+    local ends = dialer.retries and {} or peer_ends(accept, { "ETLS", "EOF" })
+    if dialer.fails then
+      for _, cause in pairs(ends) do cause[2], cause[3] = dialer.fails, nil end
+    end
+    ends["disconnect"] = dialer.disconnect and { dialer.disconnect, "ECLOSED" }
+    return {
+      call = dialer.call,
+      late = dialer.late,
+      ends = ends,
+      -- A dial whose time was over may have been followed by another.
+      serve = at_most_once(function()
+        local peer = accept()
+        wire.spawn(function()
+          while peer do
+            wire.spawn(peer.start_tls, peer, pki.server("good", { role = "server" }))
+            peer = server:accept()
+          end
+        end)
+      end),
+      floods = true,
+      close = function()
+        dialer.close()
+        close()
+      end,
+    }
+  end
+end
+
+local function client_connect(addr, opts)
+  local client = wire.client(addr, opts)
+  local function disconnect() client:disconnect() end
+  return {
+    call = function(timeout) return client:connect(timeout or 1000) end,
+    disconnect = disconnect,
+    close = disconnect,
+  }
+end
+
+local function client_send(addr, opts)
+  opts.reconnect = { min = 0.001, max = 0.002 }
+  local client = wire.client(addr, opts)
+  local function disconnect() client:disconnect() end
+  return {
+    call = function(timeout) return client:send("x", { timeout = timeout or 1000 }) end,
+    retries = true,
+    disconnect = disconnect,
+    close = disconnect,
+  }
+end
+
+-- Its maker waits for the first connection; whatever becomes of that, there is a logger.
+local function netlog_made(addr, opts)
+  return {
+    call = function(timeout)
+      opts.timeout = timeout or 1000
+      local log <close> = wire.netlog(addr, opts)
+      return log
+    end,
+    fails = "served",
+    late = "served",
+    close = function() end,
+  }
+end
+
 -- Who starts first waits for the other.
 local function starting_tls(role, pair)
   local function options(of, timeout)
@@ -168,6 +262,10 @@ local function starting_tls(role, pair)
     ends["reset"] = { function() conn:reset() end, "ECLOSED" }
     ends["a deadline in the past"] = { function() conn:set_deadline(past()) end, "ETIMEDOUT" }
     ends["junk"] = { function() peer:send(("junk\n"):rep(100)) end, "ETLS" }
+    ends["that its peer is forgotten"] = { function()
+      peer = nil
+      collect()
+    end, "ETLS", "EOF", "ECONNRESET" }
     return {
       call = function(timeout) return conn:start_tls(options(role, timeout or 1000)) end,
       ends = ends,
@@ -176,7 +274,7 @@ local function starting_tls(role, pair)
       end),
       close = function()
         conn:reset()
-        peer:reset()
+        if peer then peer:reset() end
       end,
     }
   end
@@ -269,12 +367,21 @@ local function joining()
   }
 end
 
-local function on_channel(call, serve)
+local function next_value(channel)
+  local step, state = channel:values()
+  return step(state)
+end
+
+-- timed: false if it takes no timeout
+local function on_channel(call, serve, timed)
   return function()
     local channel = wire.channel()
     return {
       call = function(timeout) return call(channel, timeout) end,
-      ends = { ["close"] = { function() channel:close() end, "ECLOSED" } },
+      timed = timed,
+      ends = {
+        ["close"] = { function() channel:close() end, timed == false and "end" or "ECLOSED" },
+      },
       serve = function() serve(channel) end,
       hands_over = true,
       close = function() channel:close() end,
@@ -311,11 +418,22 @@ local function borrowing()
       lease = conn or lease
       return conn, message, code
     end,
-    ends = { ["close"] = { function() pool:close() end, "ECLOSED" } },
+    ends = {
+      ["close"] = { function() pool:close() end, "ECLOSED" },
+      ["a dial that fails"] = { function()
+        server:close()
+        lease:reset()
+        pool:put(lease)
+      end, "ECONNREFUSED" },
+      ["that its holder is forgotten"] = { function()
+        lease = nil
+        collect()
+      end, "served" },
+    },
     serve = function() pool:put(lease) end,
     hands_over = true,
     close = function()
-      pool:put(lease)
+      if lease then pool:put(lease) end
       pool:close()
       server:close()
     end,
@@ -332,9 +450,12 @@ return function(add)
   add("connect", connecting)
   add("connect by TLS", connecting_tls)
   add("request", requesting)
+  add("client connect", dialing(client_connect), true)
+  add("client send, which dials,", dialing(client_send), true)
+  add("netlog", dialing(netlog_made))
   for _, role in ipairs { "client", "server" } do
-    add("start_tls as the " .. role .. " over tcp", starting_tls(role, support.pair))
-    add("start_tls as the " .. role .. " over a pipe", starting_tls(role, wire.pipe))
+    add("start_tls as the " .. role, starting_tls(role, support.pair), false, "tcp")
+    add("start_tls as the " .. role, starting_tls(role, wire.pipe), false, "pipe")
   end
   add("relay", relaying)
   add("udp recv_from", datagram "recv_from", true)
@@ -345,6 +466,8 @@ return function(add)
     function(channel) channel:recv(0) end), true)
   add("channel recv", on_channel(function(channel, timeout) return channel:recv(timeout) end,
     function(channel) channel:send("v", 0) end), true)
+  add("channel values", on_channel(next_value, function(channel) channel:send("v", 0) end, false),
+    true)
   add("semaphore acquire", acquiring "acquire", true)
   add("semaphore with", acquiring "with")
   add("pool get", borrowing, true)
