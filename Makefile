@@ -10,7 +10,8 @@
 #   make torture-short   the same with a few of the allocations of each
 #   make fuzz       fuzzes every target of spec/fuzz, FUZZ_SECONDS=60 each; FUZZ=name: only that one
 #   make fuzz-merge keeps of what it found the inputs that matter
-#   make test-faults   the tests again over links that misbehave; MODE=...: only in these modes
+#   make test-faults   the tests again over links that misbehave; MODE=...: only in these modes;
+#                   SEED=n: other faults
 #   make test-faults-short   the conformance of connections, with all faults at once
 #   make test-gc    the specs again with Lua's collector at its most aggressive, in three ways
 #   make test-apicheck   the specs again in a Lua that asserts what it expects of its callers
@@ -321,6 +322,7 @@ FAULT_WRAPS := world_uv_open link_pipe_open link_tls_open link_is_tls link_tls_i
   link_tls_advance link_tls_fact link_tls_resumed link_tls_cert link_tls_cert_names
 FAULT_MODES := reads1 reads writes1 writes again delay all all+tls resets
 FAULT_SHORT := spec/conn_spec.lua spec/conn_tls13_spec.lua spec/conn_tls_pipe_spec.lua
+FAULT_SHORT_TLS := spec/start_tls_spec.lua spec/client_tls_spec.lua
 
 ifdef FAULTS
 $(MODULE): $(FAULT_OBJ)
@@ -338,9 +340,11 @@ fault-build:
 	@.ci/need run test
 	@$(AGAIN) all tests BUILD=$(BUILD)/faults LTO= FAULTS=1
 test-faults: fault-build
-	@.ci/faults $(BUILD)/faults "$(or $(MODE),$(FAULT_MODES))" $(SPEC)
+	@SEED=$(SEED) .ci/faults $(BUILD)/faults "$(or $(MODE),$(FAULT_MODES))" $(SPEC)
 test-faults-short: fault-build
-	@.ci/faults $(BUILD)/faults "all resets" $(FAULT_SHORT)
+	@failed=; export SEED=$(SEED); \
+	  .ci/faults $(BUILD)/faults "all resets" $(FAULT_SHORT) || failed=1; \
+	  .ci/faults $(BUILD)/faults all+tls $(FAULT_SHORT_TLS) || failed=1; [ -z "$$failed" ]
 
 # ---- checks -------------------------------------------------------------------------
 
