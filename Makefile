@@ -249,7 +249,6 @@ drain:
 	@LUNEWIRE_DRAIN_ROUNDS=$(DRAIN_ROUNDS) LUA_PATH="./lua/?.lua;./lua/?/init.lua;./?.lua;;" \
 	  $(LUA) "$$(command -v busted)" --cpath "./$(BUILD)/?.so" spec/drain_spec.lua
 
-.PHONY: slow-peers amplification
 SCENARIO = LUA_PATH="./lua/?.lua;./lua/?/init.lua;./?.lua;;" LUA_CPATH="./$(BUILD)/?.so;;" \
   $(LUA) spec/scenarios
 slow-peers:
@@ -301,7 +300,6 @@ torture-host: $(TORTURE)
 	@:
 
 # Linking as one program would lose the seam between the module and its allocator.
-.PHONY: torture-host torture torture-short
 torture:
 	@.ci/need run test
 	@$(AGAIN) torture-host BUILD=$(BUILD)/torture LTO= CC=gcc
@@ -395,10 +393,9 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all tests run test sanitize valgrind drain fuzz fuzz-build fuzz-objects fuzz-replay fuzz-merge bench \
-  bench-quick bench-build docs check check-gcc check-clang check-poller check-format check-tidy \
-  check-lua check-layout check-rock install clean FORCE
-.PHONY: fault-build test-faults test-faults-short
-.PHONY: all tests run test test-gc test-gc-short test-apicheck test-apicheck-short sanitize \
-  valgrind bench bench-quick bench-build docs check check-gcc check-clang check-poller \
-  check-format check-tidy check-lua check-layout check-rock install clean FORCE
+.PHONY: all tests bench-build run test sanitize valgrind fuzz-replay fuzz-objects fuzz-build fuzz \
+  fuzz-merge test-gc test-gc-short test-apicheck test-apicheck-short drain slow-peers \
+  slow-peers-short amplification amplification-short soak soak-short bench bench-quick \
+  torture-host torture torture-short docs fault-build test-faults test-faults-short check \
+  check-gcc check-clang check-poller check-format check-tidy check-lua check-layout check-rock \
+  install clean FORCE
