@@ -17,8 +17,9 @@
 #   make test-apicheck   the specs again in a Lua that asserts what it expects of its callers
 #   make test-gc-short, test-apicheck-short   the hardest of these over the main specs, in a minute
 #   make drain      SIGTERM under load, at DRAIN_ROUNDS=1000 random moments, in 8 minutes
-#   make slow-peers what 1,000 slow peers cost the others: p99 with and without them
+#   make slow-peers what 1,000 slow peers cost the others: p99 with and without them, < 2 times
 #   make amplification   what a byte from the network costs at most, in instructions (valgrind)
+#   make slow-peers-short, amplification-short   a little of them, in seconds and without times
 #   make soak       scale and soak, half an hour; SOAK_SECONDS=600 is its mixed part, ROWS=... some
 #   make soak-short  a little of it, in a minute
 #   make bench      installs peers and measures lunewire beside them, for 12 minutes
@@ -255,10 +256,14 @@ slow-peers:
 	@.ci/need run test
 	@$(AGAIN) all bench-build
 	@$(SCENARIO)/slow_peers.lua $(PEERS)
+slow-peers-short:
+	@$(AGAIN) slow-peers PEERS=--short
 amplification:
 	@.ci/need run test valgrind
 	@$(AGAIN) all
 	@$(SCENARIO)/amplification.lua $(KIND)
+amplification-short:
+	@$(AGAIN) amplification KIND=--short
 
 SOAK_SECONDS ?= 600
 SOAK = LUA_PATH="./lua/?.lua;./lua/?/init.lua;./?.lua;;" LUA_CPATH="./$(BUILD)/?.so;;" \
