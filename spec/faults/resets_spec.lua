@@ -235,6 +235,7 @@ local TRANSPORTS <const> = {
   { name = "unix", addr = support.unix_name },
   { name = "pipe", pipe = true },
   { name = "tls", addr = any_port, context = context },
+  { name = "tls over a Unix socket", addr = support.unix_name, context = context },
   { name = "tls in a pipe", pipe = true, context = context },
 }
 
