@@ -10,14 +10,16 @@
 #   make torture-short   the same with a few of the allocations of each
 #   make fuzz       fuzzes every target of spec/fuzz, FUZZ_SECONDS=60 each; FUZZ=name: only that one
 #   make fuzz-merge keeps of what it found the inputs that matter
-#   make test-faults   the tests again over links that misbehave; MODE=...: only in these modes
+#   make test-faults   the tests again over links that misbehave; MODE=...: only in these modes;
+#                   SEED=n: other faults
 #   make test-faults-short   the conformance of connections, with all faults at once
 #   make test-gc    the specs again with Lua's collector at its most aggressive, in three ways
 #   make test-apicheck   the specs again in a Lua that asserts what it expects of its callers
 #   make test-gc-short, test-apicheck-short   the hardest of these over the main specs, in a minute
 #   make drain      SIGTERM under load, at DRAIN_ROUNDS=1000 random moments, in 8 minutes
-#   make slow-peers what 1,000 slow peers cost the others: p99 with and without them
+#   make slow-peers what 1,000 slow peers cost the others: p99 with and without them, < 2 times
 #   make amplification   what a byte from the network costs at most, in instructions (valgrind)
+#   make slow-peers-short, amplification-short   a little of them, in seconds and without times
 #   make soak       scale and soak, half an hour; SOAK_SECONDS=600 is its mixed part, ROWS=... some
 #   make soak-short  a little of it, in a minute
 #   make bench      installs peers and measures lunewire beside them, for 12 minutes
@@ -248,17 +250,20 @@ drain:
 	@LUNEWIRE_DRAIN_ROUNDS=$(DRAIN_ROUNDS) LUA_PATH="./lua/?.lua;./lua/?/init.lua;./?.lua;;" \
 	  $(LUA) "$$(command -v busted)" --cpath "./$(BUILD)/?.so" spec/drain_spec.lua
 
-.PHONY: slow-peers amplification
 SCENARIO = LUA_PATH="./lua/?.lua;./lua/?/init.lua;./?.lua;;" LUA_CPATH="./$(BUILD)/?.so;;" \
   $(LUA) spec/scenarios
 slow-peers:
 	@.ci/need run test
 	@$(AGAIN) all bench-build
 	@$(SCENARIO)/slow_peers.lua $(PEERS)
+slow-peers-short:
+	@$(AGAIN) slow-peers PEERS=--short
 amplification:
 	@.ci/need run test valgrind
 	@$(AGAIN) all
 	@$(SCENARIO)/amplification.lua $(KIND)
+amplification-short:
+	@$(AGAIN) amplification KIND=--short
 
 SOAK_SECONDS ?= 600
 SOAK = LUA_PATH="./lua/?.lua;./lua/?/init.lua;./?.lua;;" LUA_CPATH="./$(BUILD)/?.so;;" \
@@ -300,7 +305,6 @@ torture-host: $(TORTURE)
 	@:
 
 # Linking as one program would lose the seam between the module and its allocator.
-.PHONY: torture-host torture torture-short
 torture:
 	@.ci/need run test
 	@$(AGAIN) torture-host BUILD=$(BUILD)/torture LTO= CC=gcc
@@ -321,6 +325,7 @@ FAULT_WRAPS := world_uv_open link_pipe_open link_tls_open link_is_tls link_tls_i
   link_tls_advance link_tls_fact link_tls_resumed link_tls_cert link_tls_cert_names
 FAULT_MODES := reads1 reads writes1 writes again delay all all+tls resets
 FAULT_SHORT := spec/conn_spec.lua spec/conn_tls13_spec.lua spec/conn_tls_pipe_spec.lua
+FAULT_SHORT_TLS := spec/start_tls_spec.lua spec/client_tls_spec.lua
 
 ifdef FAULTS
 $(MODULE): $(FAULT_OBJ)
@@ -338,9 +343,11 @@ fault-build:
 	@.ci/need run test
 	@$(AGAIN) all tests BUILD=$(BUILD)/faults LTO= FAULTS=1
 test-faults: fault-build
-	@.ci/faults $(BUILD)/faults "$(or $(MODE),$(FAULT_MODES))" $(SPEC)
+	@SEED=$(SEED) .ci/faults $(BUILD)/faults "$(or $(MODE),$(FAULT_MODES))" $(SPEC)
 test-faults-short: fault-build
-	@.ci/faults $(BUILD)/faults "all resets" $(FAULT_SHORT)
+	@failed=; export SEED=$(SEED); \
+	  .ci/faults $(BUILD)/faults "all resets" $(FAULT_SHORT) || failed=1; \
+	  .ci/faults $(BUILD)/faults all+tls $(FAULT_SHORT_TLS) || failed=1; [ -z "$$failed" ]
 
 # ---- checks -------------------------------------------------------------------------
 
@@ -391,10 +398,9 @@ install: all
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all tests run test sanitize valgrind drain fuzz fuzz-build fuzz-objects fuzz-replay fuzz-merge bench \
-  bench-quick bench-build docs check check-gcc check-clang check-poller check-format check-tidy \
-  check-lua check-layout check-rock install clean FORCE
-.PHONY: fault-build test-faults test-faults-short
-.PHONY: all tests run test test-gc test-gc-short test-apicheck test-apicheck-short sanitize \
-  valgrind bench bench-quick bench-build docs check check-gcc check-clang check-poller \
-  check-format check-tidy check-lua check-layout check-rock install clean FORCE
+.PHONY: all tests bench-build run test sanitize valgrind fuzz-replay fuzz-objects fuzz-build fuzz \
+  fuzz-merge test-gc test-gc-short test-apicheck test-apicheck-short drain slow-peers \
+  slow-peers-short amplification amplification-short soak soak-short bench bench-quick \
+  torture-host torture torture-short docs fault-build test-faults test-faults-short check \
+  check-gcc check-clang check-poller check-format check-tidy check-lua check-layout check-rock \
+  install clean FORCE

@@ -36,7 +36,7 @@ static const struct mode modes[] = {
       NO_RESET}},
 };
 
-struct fault_tally faults_tally;
+struct fault_tally faults_tally, faults_tally_above_tls;
 
 static const struct mode *mode; /* NULL: not looked yet */
 static uint32_t seed;
@@ -65,16 +65,26 @@ static void look_up(void) {
   first_only = end && strcmp(end, "first") == 0;
 }
 
+static int print_tally(char *to, size_t room, const char *p, const struct fault_tally *t) {
+  return snprintf(to, room,
+                  "%lu %slinks %lu %sreads %lu %swrites %lu %sagains %lu %slates %lu "
+                  "%sresets",
+                  t->links, p, t->reads, p, t->writes, p, t->agains, p, t->lates, p, t->resets, p);
+}
+
 /* One write, so that the lines of processes that end together do not mix. */
 __attribute__((destructor)) static void log_tally(void) {
   const char *name = getenv("LUNEWIRE_FAULTS_LOG");
-  const struct fault_tally *t = &faults_tally;
-  char line[256];
-  int fd = name && t->links ? open(name, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644) : -1;
+  char line[512];
+  int fd =
+      name && faults_tally.links ? open(name, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644) : -1;
   if (fd < 0) return;
-  int n = snprintf(line, sizeof line,
-                   "%lu links %lu reads %lu writes %lu agains %lu lates %lu resets\n", t->links,
-                   t->reads, t->writes, t->agains, t->lates, t->resets);
+  int n = print_tally(line, sizeof line, "", &faults_tally);
+  if (above_tls) {
+    line[n++] = ' ';
+    n += print_tally(line + n, sizeof line - (size_t)n, "tls_", &faults_tally_above_tls);
+  }
+  line[n++] = '\n';
   if (write(fd, line, (size_t)n) != n) perror(name);
   close(fd);
 }
@@ -94,12 +104,13 @@ void faults_arm(enum fault_end end, const struct fault_plan *plan) {
   is_armed[end] = true;
 }
 
-int faults_put(struct world *w, struct fault_sleepers *s, enum fault_end end, struct link **l) {
+int faults_put(struct world *w, struct fault_sleepers *s, enum fault_end end, struct fault_tally *t,
+               struct link **l) {
   look_up();
   const struct fault_plan *plan = is_armed[end] ? &armed[end] : &mode->plan;
   if (first_only && end != FAULT_FIRST && !is_armed[end]) return 0;
   is_armed[end] = false;
-  return link_fault_open(w, *l, plan, next_seed(), &faults_tally, s, l);
+  return link_fault_open(w, *l, plan, next_seed(), t, s, l);
 }
 
 bool faults_above_tls(void) {

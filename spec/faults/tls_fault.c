@@ -15,7 +15,8 @@ int __wrap_link_tls_open(struct turn *t, struct link *below, const struct link_t
                          struct link **out) {
   int r = __real_link_tls_open(t, below, o, out);
   if (r || !faults_above_tls()) return r;
-  return faults_put(t->world, NULL, o->server ? FAULT_SECOND : FAULT_FIRST, out);
+  return faults_put(t->world, NULL, o->server ? FAULT_SECOND : FAULT_FIRST, &faults_tally_above_tls,
+                    out);
 }
 
 /* Each of these is called with a link that may have a faulty one in front of it. */

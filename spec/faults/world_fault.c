@@ -49,7 +49,7 @@ static bool poll_and_wake(struct world *w, double until) {
 /* ---- links ----------------------------------------------------------------------- */
 
 static int put(struct world *w, enum fault_end end, struct link **l) {
-  return faults_put(w, &fault_of(w)->sleepers, end, l);
+  return faults_put(w, &fault_of(w)->sleepers, end, &faults_tally, l);
 }
 
 static int dial(struct world *w, const struct addr *to, const struct addr *from, struct link **l) {
@@ -64,8 +64,10 @@ static int adopt(struct world *w, int fd, struct link **l) {
 
 int __wrap_link_pipe_open(struct world *w, struct link **a, struct link **b) {
   int r = __real_link_pipe_open(w, a, b);
-  if (r == 0 && (r = faults_put(w, NULL, FAULT_FIRST, a)) != 0) (*b)->ops->close(*b, true);
-  if (r == 0 && (r = faults_put(w, NULL, FAULT_SECOND, b)) != 0) (*a)->ops->close(*a, true);
+  if (r == 0 && (r = faults_put(w, NULL, FAULT_FIRST, &faults_tally, a)) != 0)
+    (*b)->ops->close(*b, true);
+  if (r == 0 && (r = faults_put(w, NULL, FAULT_SECOND, &faults_tally, b)) != 0)
+    (*a)->ops->close(*a, true);
   return r;
 }
 

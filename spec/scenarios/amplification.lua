@@ -1,16 +1,22 @@
 -- What a byte from the network costs at most: instructions per byte for each kind of input that a
 -- peer may choose to be expensive, and how that grows with the amount.  Prints lines of
--- "name value unit":
+-- "name value unit", and of each promise that does not hold:
 --
---   lua5.4 spec/scenarios/amplification.lua [NAME]
+--   lua5.4 spec/scenarios/amplification.lua [--short | NAME]
 --
 -- Each kind is run under callgrind with none, some and twice as many bytes.  Growth is what the
 -- second half cost beside the first: about 1 where each byte costs the same, 3 where each costs
--- what those before it did.  What the sender costs is in it.
--- What this is not: a test, or time: the system's part of the work is not counted.
+-- what those before it did.  What the sender costs is in it.  A byte is to cost less than a hundred
+-- times what it does to answer short lines, and no more however many came before it; exits with 1
+-- if one does.  The short form takes a few kinds, and seconds.
+-- What this is not: time: the system's part of the work is not counted.
 local wire = require "lunewire"
 
-local SOME <const> = 32 * 1024 -- bytes
+local IS_SHORT <const> = arg[1] == "--short"
+local SOME <const> = (IS_SHORT and 16 or 32) * 1024 -- bytes
+local MOST <const> = { times = 100, growth = 2 }
+local COMMON <const> = "echoed" -- what others are compared with
+local SHORT <const> = { "length", "in_lua", "trickled_lines_8" }
 
 -- ---- one run ---------------------------------------------------------------------------
 
@@ -34,6 +40,7 @@ end
 local function flood(conn, unit, n)
   return wire.spawn(function()
     local piece = unit:rep(math.max(1, 16384 // #unit))
+    assert(n == 0 or n >= #piece, "nothing to measure")
     for _ = 1, n // #piece do assert(conn:send(piece)) end
     conn:close()
   end)
@@ -160,20 +167,43 @@ local function run(name, n) wire.run(KINDS[name], n) end
 
 -- ---- all of them -----------------------------------------------------------------------
 
--- -> instructions
-local function cost(name, n)
-  local command = ("valgrind --tool=callgrind --callgrind-out-file=/dev/null "
-    .. "lua5.4 spec/scenarios/amplification.lua --run %s %d 2>&1"):format(name, n)
-  local program <close> = assert(io.popen(command))
-  local text = program:read "a"
-  return tonumber(text:match "Collected : (%d+)") or error(text)
+-- -> instructions for each of these amounts; all at once
+local function costs(name, ...)
+  local programs, found = {}, {}
+  for i, n in ipairs { ... } do
+    programs[i] = assert(io.popen(("valgrind --tool=callgrind --callgrind-out-file=/dev/null "
+      .. "lua5.4 spec/scenarios/amplification.lua --run %s %d 2>&1"):format(name, n)))
+  end
+  for i, program in ipairs(programs) do
+    local text = program:read "a"
+    local ended = program:close()
+    found[i] = ended and tonumber(text:match "Collected : (%d+)") or error(text)
+  end
+  return table.unpack(found)
 end
 
-local function tell(name)
-  local none, some, twice = cost(name, 0), cost(name, SOME), cost(name, 2 * SOME)
-  local title = "amplification-" .. name:gsub("_", "-")
-  print(("%s %.4g instructions/byte"):format(title, (twice - none) / (2 * SOME)))
-  print(("%s-growth %.2f x"):format(title, (twice - some) / (some - none)))
+-- -> what a byte costs, how that grows
+local function measure(name)
+  local none, some, twice = costs(name, 0, SOME, 2 * SOME)
+  return (twice - none) / (2 * SOME), (twice - some) / (some - none)
+end
+
+local function tell(title, each, growth)
+  print(("%s " .. (each < 1000 and "%.4g" or "%.0f") .. " instructions/byte"):format(title, each))
+  print(("%s-growth %.2f x"):format(title, growth))
+end
+
+-- Do the promises hold?
+local function judge(title, each, growth, common)
+  local times = each / common
+  local is_cheap, is_even = times < MOST.times, growth < MOST.growth
+  if not is_cheap then
+    print(("FAILED: %s: a byte costs %.0f times what it does to answer lines"):format(title, times))
+  end
+  if not is_even then
+    print(("FAILED: %s: the second half costs %.2f times the first"):format(title, growth))
+  end
+  return is_cheap and is_even
 end
 
 io.stdout:setvbuf "line"
@@ -181,9 +211,20 @@ if arg[1] == "--run" then
   run(arg[2], tonumber(arg[3]))
   os.exit(0, true)
 end
-local names = {}
-for name in pairs(KINDS) do names[#names + 1] = name end
-table.sort(names)
-for _, name in ipairs(names) do
-  if not arg[1] or arg[1] == name then tell(name) end
+local function chosen()
+  if IS_SHORT then return SHORT end
+  if arg[1] then return { (assert(KINDS[arg[1]] and arg[1], "no such kind")) } end
+  local names = {}
+  for name in pairs(KINDS) do names[#names + 1] = name end
+  table.sort(names)
+  return names
 end
+
+local common, all_good = measure(COMMON), true
+for _, name in ipairs(chosen()) do
+  local title = "amplification-" .. name:gsub("_", "-")
+  local each, growth = measure(name)
+  tell(title, each, growth)
+  all_good = judge(title, each, growth, common) and all_good
+end
+os.exit(all_good)

@@ -10,6 +10,9 @@ close    connects, waits for the first byte, and resets
 tls12, tls13   sends so many bytes of a TLS session (handshake, then the request), and resets
 tls12r, tls13r reads so many bytes of what the server says in it, and resets
 
+PORT may be the name of a Unix socket, "@name": there is no SO_LINGER then, and who is closed with
+something unread resets.
+
 Prints how many bytes the last one could have sent or read in all.
 What this is not: a test; resets_spec.lua runs it."""
 import socket
@@ -22,7 +25,11 @@ REQUEST = b"\0\5helloa line\r\n12345678until.rest"
 
 
 def dial(port):
-    s = socket.create_connection(("127.0.0.1", port), 20)
+    if port.startswith("@"):
+        s = socket.socket(socket.AF_UNIX)
+        s.connect("\0" + port[1:])
+        return s
+    s = socket.create_connection(("127.0.0.1", int(port)), 20)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return s
@@ -100,7 +107,7 @@ def secure(mode, s, k):
 
 
 def main():
-    mode, port = sys.argv[1], int(sys.argv[2])
+    mode, port = sys.argv[1], sys.argv[2]
     begin, end, step = (int(a) for a in sys.argv[3:6]) if len(sys.argv) > 3 else (0, 0, 1)
     most = 0
     for k in range(begin, end + 1, step):
