@@ -64,7 +64,18 @@ static void shut_below(struct link_tls *t) {
   t->below->ops->shut(t->below);
 }
 
-/* Every call that may have made output ends here. */
+/* Could be read although the link below has nothing. */
+static bool is_pending(const struct link_tls *t) {
+  if (t->phase == HANDSHAKE || (t->phase == FAILED && t->shut)) return false;
+  return buf_len(&t->came) || t->end || t->partly;
+}
+
+static void post_pending(struct link_tls *t) {
+  if ((t->wanted & LINK_IN) && is_pending(t)) world_post(t->turn->world, &t->post);
+}
+
+/* Every call that may have made output ends here.  Whoever reads hears of it, too, if the session
+ * broke over it. */
 static void flush(struct link_tls *t) {
   if (buf_len(&t->sealed)) {
     if (tls_keep_page(t) != 0) tls_fail(t, ERR_NOMEM, NULL);
@@ -74,6 +85,7 @@ static void flush(struct link_tls *t) {
   }
   shut_below(t);
   want_below(t);
+  if (t->phase == FAILED) post_pending(t);
 }
 
 /* Without close_notify an end is no end: somebody may have cut the stream (RFC 8446, 6.1). */
@@ -143,16 +155,6 @@ static bool may_step(struct link_tls *t) {
 }
 
 /* ---- readiness ------------------------------------------------------------------------ */
-
-/* Could be read although the link below has nothing. */
-static bool is_pending(const struct link_tls *t) {
-  if (t->phase == HANDSHAKE || (t->phase == FAILED && t->shut)) return false;
-  return buf_len(&t->came) || t->end || t->partly;
-}
-
-static void post_pending(struct link_tls *t) {
-  if ((t->wanted & LINK_IN) && is_pending(t)) world_post(t->turn->world, &t->post);
-}
 
 static void report(struct link_tls *t, unsigned events) {
   unsigned seen = events & t->wanted;
