@@ -10,8 +10,8 @@ int luaopen_lunewire_core(lua_State *L);
 
 /* ---- the arena ------------------------------------------------------------------------ */
 
-/* What a state holds before the first input lies here, so that it can be put back; and of what comes
- * later, while fuzzing, the objects that are Lua's alone.  What C holds in its hands (texts,
+/* What a state holds before the first input lies here, so that it can be put back; and of what
+ * comes later, while fuzzing, the objects that are Lua's alone.  What C holds in its hands (texts,
  * userdata, buffers) is malloc's, which the sanitizer watches; and in the replay, which has no
  * hurry, everything is. */
 /* libFuzzer looks for inputs that take new paths; how Lua's memory lies is none. */
@@ -120,8 +120,8 @@ static void give_up(lua_State *L) {
   abort();
 }
 
-/* [preload] -> [preload]  lua/lunewire/x.lua becomes the loader of "lunewire.x", and spec/fuzz/x.lua
- * that of "spec.fuzz.x". */
+/* [preload] -> [preload]  lua/lunewire/x.lua becomes the loader of "lunewire.x", and
+ * spec/fuzz/x.lua that of "spec.fuzz.x". */
 static void preload(lua_State *L, const char *file) {
   const char *name = strncmp(file, "lua/", 4) == 0 ? file + 4 : file;
   if (luaL_loadfile(L, file) != LUA_OK) give_up(L);
