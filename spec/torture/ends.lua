@@ -122,7 +122,7 @@ return {
   { name = "send_file, killed", prepare = function() return wire.run(find_bottom) end,
     body = function(bottom)
     wire.run(function()
-      local a, _ = wire.pipe { limits = { high_water = 1 } }
+      local a, _ = assert(wire.pipe { limits = { high_water = 1 } })
       local thread = wire.co.create(function() a:send_file(os.getenv "TORTURE_FILE") end)
       local task = wire.spawn(wire.co.resume, thread)
       wire.sleep(0)
