@@ -23,20 +23,35 @@ local lua_framing = {
   encode = function(message) return { message, ";" } end,
 }
 
--- The framings: how each is made, and what send_frame makes of a message (nil: not known here).
+local function has(text)
+  return function(rest) return rest:find(text, 1, true) end
+end
+
+local function counts(format)
+  return function(rest)
+    local header = format:packsize()
+    return #rest >= header and #rest - header >= format:unpack(rest)
+  end
+end
+
+-- The framings: how each is made, and what send_frame makes of a message (nil: not known here);
+-- whole(rest): is there one, or what ends the wait all the same?
 local FRAMINGS <const> = {
-  { "line", function() return wire.framing.line {} end, function(d) return d .. "\n" end },
-  { "line", function() return wire.framing.line { max = 8, keep = true } end },
+  { "line", function() return wire.framing.line {} end, function(d) return d .. "\n" end,
+    whole = has "\n" },
+  { "line", function() return wire.framing.line { max = 8, keep = true } end, whole = has "\n" },
   { "delimiter", function() return wire.framing.delimiter "ab" end,
-    function(d) return d .. "ab" end, delimiter = "ab" },
+    function(d) return d .. "ab" end, delimiter = "ab", whole = has "ab" },
   { "delimiter", function() return wire.framing.delimiter("<1", { max = 40 }) end,
-    function(d) return d .. "<1" end, delimiter = "<1" },
-  { "fixed", function() return wire.framing.fixed(3) end, function(d) return d end },
-  { "raw", function() return wire.framing.raw() end, function(d) return d end },
+    function(d) return d .. "<1" end, delimiter = "<1", whole = has "<1" },
+  { "fixed", function() return wire.framing.fixed(3) end, function(d) return d end,
+    whole = function(rest) return #rest >= 3 end },
+  { "raw", function() return wire.framing.raw() end, function(d) return d end,
+    whole = function(rest) return #rest > 0 end },
   { "length", function() return wire.framing.length { size = 2 } end,
-    function(d) return string.pack(">s2", d) end },
+    function(d) return string.pack(">s2", d) end, whole = counts ">I2" },
   { "length", function() return wire.framing.length { size = 4, endian = "little", max = 500 } end,
-    function(d) return string.pack("<s4", d) end, little = 4 },
+    function(d) return string.pack("<s4", d) end, little = 4, whole = counts "<I4" },
   { "length1", function() return wire.framing.length { size = 1, includes_header = true } end,
     function(d) return string.char(#d + 1) .. d end },
   { "varint", function() return wire.framing.varint { max = 70000 } end,
@@ -46,7 +61,7 @@ local FRAMINGS <const> = {
   { "header", function()
     return wire.framing.header { magic = 0x4C57, version = 1, size = 4, checksum = "crc32" }
   end },
-  { "lua", function() return lua_framing end, function(d) return d .. ";" end },
+  { "lua", function() return lua_framing end, function(d) return d .. ";" end, whole = has ";" },
 }
 
 function M.pick(A)

@@ -183,33 +183,56 @@ function M.settle(e)
   if from and from.conn then e.inp:settle(from.conn) end
 end
 
+-- needs: so many bytes; whole(rest): is there a message?
+local function is_there(r, rest)
+  if r.needs then return #rest >= r.needs end
+  return r.whole and r.whole(rest)
+end
+
 -- Nothing can happen any more: does r, the first in its line, wait for what is there?
 local function check_forgotten(r)
   local e, s = r.e, r.e.inp
   if s.loose or r.A.meddled or e.closed then return end
   M.settle(e)
-  if r.needs and #s.rest >= r.needs then
-    fail(("%s waits for %d bytes, and %d are there"):format(r.what, r.needs, #s.rest))
+  if is_there(r, s.rest) then
+    fail(("%s waits, and what it waits for is there: %d bytes"):format(r.what, #s.rest))
   end
   if s.from and s.from.closed then fail(r.what .. " waits for a peer that has closed") end
 end
 
--- The first who receives from a connection stands before the others.
-function M.check_stuck()
+local ROOM <const> = 1000 -- bytes that any connection takes on which nothing is under way
+
+-- The same of one who sends: has all gone that went before?
+local function check_blocked(r)
+  local e, s = r.e, r.e.out
+  if s.loose or r.A.meddled or e.closed or not r.size or r.size > ROOM then return end
+  s:settle(e.conn)
+  if s.rest == "" and #s.maybe == 0 then
+    fail(("%s waits with %d bytes, and nothing is before it"):format(r.what, r.size))
+  end
+end
+
+-- [end] = the first of those who wait there: it stands before the others
+local function first_of(dir)
   local first = {}
   for r in pairs(M.pending) do
     local e = r.e
-    if e and r.dir == "recv" and (not first[e] or first[e].seq > r.seq) then first[e] = r end
+    if e and r.dir == dir and (not first[e] or first[e].seq > r.seq) then first[e] = r end
   end
-  for _, r in pairs(first) do check_forgotten(r) end
+  return first
+end
+
+function M.check_stuck()
+  for _, r in pairs(first_of "recv") do check_forgotten(r) end
+  for _, r in pairs(first_of "send") do check_blocked(r) end
 end
 
 local function check_deadlock(r)
-  if r.dir ~= "recv" then return end
+  if r.dir ~= "recv" and r.dir ~= "send" then return end
   for other in pairs(M.pending) do
     if other.e == r.e then return end -- it stands before, perhaps
   end
-  check_forgotten(r)
+  if r.dir == "recv" then check_forgotten(r) else check_blocked(r) end
 end
 
 -- ---- calls --------------------------------------------------------------------------------
@@ -261,6 +284,13 @@ local function check_raised(r, err)
   if not expected then fail(r.what .. " raised: " .. err) end
 end
 
+-- A request that did not go heeds no deadline of receiving.
+local function latest_of(r)
+  if not r.request then return r.earliest end
+  r.e.out:settle(r.conn)
+  return r.request.sent and r.earliest or r.send_due
+end
+
 local function check_timeout(r)
   if r.untimed then return end
   local now, busy = wire.now(), M.busy - r.busy
@@ -268,7 +298,7 @@ local function check_timeout(r)
     fail(("%s: ETIMEDOUT at %g, begun at %g, not due before %g"):format(r.what, now, r.start,
       r.earliest))
   end
-  local late = now - math.max(r.earliest, r.start) - busy
+  local late = now - math.max(latest_of(r), r.start) - busy
   if late > SLACK and not r.moved and not r.retry then
     fail(("%s: ETIMEDOUT at %g, %g s late"):format(r.what, now, late))
   end
@@ -342,6 +372,7 @@ end
 local function due_of(r, e, timeout)
   local due = timeout == HUGE and HUGE or r.start + math.max(timeout, 0)
   r.limit = due < HUGE and due or nil
+  r.send_due = e and math.min(due, e.send_dl)
   if e and r.dir and r.dir ~= "send" then
     due = math.min(due, e.recv_dl, e.idle_due)
     if e.idle_due < HUGE then r.moved = true end
@@ -353,7 +384,8 @@ end
 local calls = 0
 
 -- Calls f(...) as the actor A.  r: {what=, e= its end, dir= "recv" or "send", timeout= (the end's),
--- codes= those that may come, misuse= it may raise, after_close= it works on a closed end}.
+-- needs=, whole= or size= what it waits for, request= what it sends first, codes= those that may
+-- come, misuse= it may raise, after_close= it works on a closed end}.
 -- -> true, results...; false, code, message, fourth result; false, nil, nil, nil, error
 function M.call(A, r, f, ...)
   local e = r.e

@@ -52,6 +52,7 @@ end
 op("send", function(A, e)
   local data, t = data_for(A, e), A:time()
   local r = record(A, "send", e, "send", t)
+  r.size = #data
   local ok, n
   if #data > 2 and A:byte() & 1 > 0 then
     ok, n = call(A, r, e.conn.send, e.conn, data:sub(1, 1), { data:sub(2, 2), { data:sub(3) } },
@@ -74,6 +75,7 @@ op("send_pkg", function(A, e)
   local data, t, header = data_for(A, e), A:time(), A:below(4) + 1
   if #data > 60000 then header = 4 end
   local r = record(A, "send_pkg", e, "send", t)
+  r.size = #data + header
   local ok, n = call(A, r, e.conn.send_pkg, e.conn, data, { timeout = t, header = header })
   if ok then sent(e, string.pack(">s" .. header, data), n, "send_pkg") end
 end)
@@ -81,7 +83,7 @@ end)
 op("send_frame", function(A, e)
   local data, t, f = data_for(A, e), A:time(), e.framing
   local r = record(A, "send_frame", e, "send", t)
-  r.misuse = not f
+  r.misuse, r.size = not f, #data + 20
   local ok, n = call(A, r, e.conn.send_frame, e.conn, data, t)
   if not ok then return end
   if f and f[3] then
@@ -94,6 +96,7 @@ end)
 op("write", function(A, e)
   local data = data_for(A, e)
   local r = record(A, "write", e, "send")
+  r.size = #data + 1
   local ok, returned = call(A, r, e.conn.write, e.conn, data, 1)
   if not ok then return end
   if returned ~= e.conn then fail "write does not return its connection" end
@@ -103,6 +106,7 @@ end)
 op("flush", function(A, e)
   local t = A:time()
   local r = record(A, "flush", e, "send", t)
+  r.size = 0
   if call(A, r, e.conn.flush, e.conn, t) and e.conn and not A.T and e.conn:stats().unsent ~= 0 then
     fail "flush left something unsent"
   end

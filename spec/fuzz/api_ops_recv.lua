@@ -35,6 +35,18 @@ local function received(e, what, bytes)
   e.inp:take(bytes, what)
 end
 
+local function has(text)
+  return function(rest) return rest:find(text, 1, true) end
+end
+
+local has_line <const> = has "\n"
+
+local function has_pkg(header)
+  return function(rest)
+    return #rest >= header and #rest - header >= string.unpack(">I" .. header, rest)
+  end
+end
+
 local function recv(A, e, what, t, check, f, ...)
   local r = record(A, what, e, "recv", t)
   r.needs = 1
@@ -116,7 +128,7 @@ op("recv_line", function(A, e)
   local t, keep, skip = A:time(), A:byte() & 1 > 0, A:byte() & 7 == 0
   local opts = options_of(A, t, { keep = keep, skip = skip })
   local r = record(A, "recv_line", e, "recv", t)
-  r.retry = opts.retry
+  r.retry, r.whole = opts.retry, has_line
   if skip then e.inp.loose = true end -- how much was thrown away is not told
   local ok, data, _, partial = call(A, r, e.conn.recv_line, e.conn, opts)
   if ok then took_line(e, "recv_line", data, keep) else failed(e, "recv_line", data, partial) end
@@ -128,7 +140,7 @@ op("recv_until", function(A, e)
   local t, d, keep = A:time(), DELIMITERS[A:below(#DELIMITERS) + 1], A:byte() & 1 > 0
   local opts = options_of(A, t, { keep = keep })
   local r = record(A, "recv_until", e, "recv", t)
-  r.retry = opts.retry
+  r.retry, r.whole = opts.retry, has(d)
   local ok, data, _, partial = call(A, r, e.conn.recv_until, e.conn, d, opts)
   if not ok then return failed(e, "recv_until", data, partial) end
   if (data:find(d, 1, true) or #data + 1) + (keep and #d or 0) - 1 ~= #data then
@@ -141,11 +153,18 @@ op("recv_pkg", function(A, e)
   local t, header = A:time(), A:below(4) + 1
   local opts = options_of(A, t, { header = header })
   local r = record(A, "recv_pkg", e, "recv", t)
-  r.retry = opts.retry
+  r.retry, r.whole = opts.retry, has_pkg(header)
   local ok, data, _, partial = call(A, r, e.conn.recv_pkg, e.conn, opts)
   if not ok then return failed(e, "recv_pkg", data, partial) end
   received(e, "recv_pkg", string.pack(">s" .. header, data))
 end)
+
+-- The framing may be another one since.
+local function has_frame(e)
+  local f = e.framing
+  local whole = f and f.whole
+  return whole and function(rest) return e.framing == f and whole(rest) end
+end
 
 local function took_frame(e, what, data, f)
   if not (f and f[3]) then
@@ -160,7 +179,7 @@ end
 op("recv_frame", function(A, e)
   local t, f = A:time(), e.framing
   local r = record(A, "recv_frame", e, "recv", t)
-  r.misuse = not f
+  r.misuse, r.whole = not f, has_frame(e)
   local ok, data, _, partial = call(A, r, e.conn.recv_frame, e.conn, t)
   if ok then took_frame(e, "recv_frame", data, f) else failed(e, "recv_frame", data, partial) end
 end)
@@ -170,6 +189,7 @@ op("read", function(A, e)
   local formats = { "l", "L", "a", "*l", count(A) }
   local f = formats[A:below(#formats) + 1]
   local r = record(A, "read", e, "recv")
+  if math.type(f) then r.needs = math.max(f, 1) elseif f ~= "a" then r.whole = has_line end
   local ok, data, _, partial = call(A, r, e.conn.read, e.conn, f)
   if not ok then return failed(e, "read", data, partial) end
   if data == nil then return check_end(e, "read") end
@@ -178,10 +198,13 @@ op("read", function(A, e)
 end)
 
 local ITERATORS <const> = {
-  { "lines", function(e, d) took_line(e, "lines", d, false, true) end },
-  { "pkgs", function(e, d) received(e, "pkgs", string.pack(">s2", d)) end },
-  { "frames", function(e, d) took_frame(e, "frames", d, e.framing) end },
-  { "chunks", function(e, d) received(e, "chunks", d) end },
+  { "lines", function(e, d) took_line(e, "lines", d, false, true) end,
+    function() return has_line end },
+  { "pkgs", function(e, d) received(e, "pkgs", string.pack(">s2", d)) end,
+    function() return has_pkg(2) end },
+  { "frames", function(e, d) took_frame(e, "frames", d, e.framing) end, has_frame },
+  { "chunks", function(e, d) received(e, "chunks", d) end,
+    function() return function(rest) return #rest > 0 end end },
 }
 for _, i in ipairs(ITERATORS) do model.name_op(i[1]) end
 
@@ -194,6 +217,7 @@ op("iterate", function(A, e)
   for _ = 1, 1 + A:below(6) do
     r = record(A, i[1], e, "recv", t)
     r.misuse, r.after_close = i[1] == "frames" and not e.framing, true
+    r.whole = i[3](e)
     local good, data = call(A, r, step, state)
     if not good then return end
     if data == nil and not e.conn then return end
@@ -209,7 +233,9 @@ end)
 
 op("peek", function(A, e)
   local n, t = count(A), A:time()
-  local ok, data = call(A, record(A, "peek", e, "recv", t), e.conn.peek, e.conn, n, t)
+  local r = record(A, "peek", e, "recv", t)
+  r.needs = n
+  local ok, data = call(A, r, e.conn.peek, e.conn, n, t)
   if not ok then return end
   if #data ~= n then fail "peek gave another number of bytes" end
   settle(e)
@@ -230,7 +256,7 @@ op("send_recv", function(A, e)
   local pkg, n, t = A:byte() & 1 > 0, A:below(12), A:time()
   local data = e.out:payload(A:below(50))
   local maybe = { bytes = pkg and string.pack(">s2", data) or data }
-  local r = { what = "send_recv", e = e, dir = "both", timeout = t }
+  local r = { what = "send_recv", e = e, dir = "both", timeout = t, request = maybe, conn = e.conn }
   if #maybe.bytes > 0 then table.insert(e.out.maybe, maybe) end
   local ok, reply
   local conn = e.conn -- others may drop theirs meanwhile

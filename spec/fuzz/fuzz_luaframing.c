@@ -4,8 +4,6 @@
 #include "lib_lua.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-  lua_State *L = fuzz_lua_open();
-  fuzz_lua_run(L, "luaframing", data, size);
-  fuzz_lua_close(L);
+  fuzz_lua_run("luaframing", NULL, data, size);
   return 0;
 }

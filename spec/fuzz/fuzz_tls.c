@@ -35,7 +35,7 @@ static void run_app(struct tls_pair *p, struct input *in, uint8_t what) {
   } else if (what == 6) {
     e->eager = !e->eager && !p->client.shut && !p->server.shut;
   } else {
-    pair_update_keys(e);
+    pair_update_keys(p, e);
   }
 }
 

@@ -96,7 +96,7 @@ local function expand(bytes)
     local from, to = bytes:find("\xff..", at)
     parts[#parts + 1] = bytes:sub(at, (from or #bytes + 1) - 1)
     if not from then break end
-    parts[#parts + 1] = bytes:sub(from + 1, from + 1):rep(bytes:byte(to) * 100)
+    parts[#parts + 1] = bytes:sub(from + 1, from + 1):rep(100):rep(bytes:byte(to))
     at = to + 1
   end
   return table.concat(parts):sub(1, 20000)

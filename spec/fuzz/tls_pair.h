@@ -20,6 +20,7 @@ struct tls_end {
   struct buf passing;      /* what it wrote, on its way to the other */
   uint64_t sent, received; /* bytes of data */
   bool shut;               /* by the application */
+  bool notified;           /* and its handshake was done: the other is told */
   bool eager;              /* reads whenever something is reported */
   int ended;               /* what a read said last: sticky */
   bool over;               /* it said so */
@@ -31,7 +32,9 @@ struct tls_pair {
   struct tls_context *client_context, *server_context, *named;
   const char *host;
   struct tls_end client, server;
-  bool clean; /* the wire did nothing but pass bytes on, and nobody closed */
+  bool clean;       /* the wire did nothing but pass bytes on, and nobody closed */
+  bool up;          /* both handshakes are done: from then on a clean wire brings all there is */
+  unsigned updates; /* of keys, which too many of end a session */
 };
 
 /* With contexts that the next bytes of the input describe.  There is one at a time. */
@@ -53,7 +56,7 @@ void pair_read(struct tls_pair *p, struct tls_end *e, size_t room);
 void pair_shut(struct tls_end *e);
 void pair_end(struct tls_pair *p, struct tls_end *e, bool reset);
 void pair_ask_facts(const struct tls_end *e);
-void pair_update_keys(struct tls_end *e);
+void pair_update_keys(struct tls_pair *p, struct tls_end *e);
 
 /* What the wire does: up to n bytes that this end wrote come nearer to the other. */
 void pair_carry(struct tls_pair *p, struct tls_end *from, size_t n);

@@ -21,8 +21,8 @@ return {
       wire.sleep(0)
       assert(a:send_to("one", address))
       local data, from, truncated = assert(a:recv_from(WAIT))
-      assert(data == "one" and from == address and not truncated)
-      assert(task:join() and a:connect(address) and a:send "two" and b:recv(WAIT) == "two")
+      assert(same(data, "one") and same(from, address) and not truncated)
+      assert(task:join() and a:connect(address) and a:send "two" and same(b:recv(WAIT), "two"))
     end)
   end },
   { name = "serve_udp", body = function()

@@ -47,7 +47,7 @@ local function begin_everything(contexts)
   wire.spawn(wire.resolve, "localhost")
   wire.spawn(wire.sleep, 100)
   wire.every(0.001, function() end)
-  local a = wire.pipe()
+  local a = assert(wire.pipe())
   a:send "to nobody"
   conns[2]:close()
   local channel = wire.channel()
@@ -81,7 +81,7 @@ end
 return {
   { name = "close", body = on_pairs(function(a, b)
     assert(a:send "last words" and a:close() and a:close())
-    assert(b:recv(10) == "last words" and not b:recv())
+    assert(same(b:recv(10), "last words") and not b:recv())
     assert(b:close() and not b:send "x")
   end) },
   { name = "close while others wait", body = on_pairs(function(a)
@@ -103,8 +103,8 @@ return {
   end) },
   { name = "half close", body = on_pairs(function(a, b)
     assert(a:send "first" and a:close_write())
-    assert(b:recv(5) == "first" and not b:recv() and b:send "second")
-    assert(a:recv(6) == "second")
+    assert(same(b:recv(5), "first") and not b:recv() and b:send "second")
+    assert(same(a:recv(6), "second"))
   end) },
   { name = "delayed close", body = on_pairs(function(a, b)
     assert(a:close(0.002) and b:reset(0.004))
@@ -113,7 +113,7 @@ return {
   { name = "collected", body = on_pairs(function(a)
     a:send "unread"
     local task = wire.spawn(function()
-      local x = wire.pipe()
+      local x = assert(wire.pipe())
       x:recv(1, { timeout = 0.001 })
     end)
     task:join()
@@ -122,7 +122,7 @@ return {
   { name = "send_file, killed", prepare = function() return wire.run(find_bottom) end,
     body = function(bottom)
     wire.run(function()
-      local a, _ = wire.pipe { limits = { high_water = 1 } }
+      local a, _ = assert(wire.pipe { limits = { high_water = 1 } })
       local thread = wire.co.create(function() a:send_file(os.getenv "TORTURE_FILE") end)
       local task = wire.spawn(wire.co.resume, thread)
       wire.sleep(0)

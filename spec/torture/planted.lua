@@ -23,4 +23,14 @@ return {
   { name = "planted broken", planted = true, body = when_memory_fails(function()
     wire.run = kept
   end) },
+  { name = "planted broken finalizer", planted = true, body = when_memory_fails(function()
+    raise_in_finalizer()
+    collectgarbage()
+  end) },
+  { name = "planted broken message", planted = true, body = when_memory_fails(function()
+    pcall(function() assert(same("two", "one")) end)
+  end) },
+  { name = "planted broken value", planted = true, body = when_memory_fails(function()
+    kept = kept.field
+  end) },
 }

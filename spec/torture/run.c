@@ -35,8 +35,10 @@ static struct {
 } settled;
 
 static jmp_buf exit_point;
-static long exit_count; /* allocations of a body that ended there */
-static bool lost;       /* Lua has warned */
+static long exit_count;      /* allocations of a body that ended there */
+static bool lost;            /* a finalizer could not be called */
+static int finalizing;       /* finalizers of the library that are running */
+static char wrong[TEXT_MAX]; /* what must not be, memory or no memory */
 
 /* ---- Lua files ------------------------------------------------------------------------ */
 
@@ -95,10 +97,73 @@ static void push_module(lua_State *L, const char *name) {
 
 /* ---- a state -------------------------------------------------------------------------- */
 
+/* Lua tells by the same words that a finalizer could not be called and that it raised. */
 static void on_warning(void *ud, const char *text, int more) {
   (void)ud;
   (void)more;
-  if (strstr(text, "__gc")) lost = true;
+  if (!strstr(text, "__gc")) return;
+  if (finalizing) snprintf(wrong, sizeof wrong, "an error got out of a finalizer");
+  if (!finalizing) lost = true;
+  finalizing = 0;
+}
+
+/* In the place of a finalizer in C, with its upvalue and itself: takes no memory more than it. */
+static int run_finalizer(lua_State *L) {
+  lua_CFunction finalizer;
+  void *p = lua_touserdata(L, lua_upvalueindex(2));
+  memcpy(&finalizer, &p, sizeof finalizer);
+  finalizing++;
+  int n = finalizer(L);
+  finalizing--;
+  return n;
+}
+
+/* [metatable] -> [metatable] */
+static void watch_finalizer(lua_State *L) {
+  void *p;
+  lua_getfield(L, -1, "__gc");
+  lua_CFunction finalizer = lua_tocfunction(L, -1);
+  memcpy(&p, &finalizer, sizeof p);
+  if (finalizer) {
+    if (!lua_getupvalue(L, -1, 1)) lua_pushnil(L);
+    lua_pushlightuserdata(L, p);
+    lua_pushcclosure(L, run_finalizer, 2);
+    lua_setfield(L, -3, "__gc");
+  }
+  lua_pop(L, 1);
+}
+
+static void watch_finalizers(lua_State *L) {
+  for (lua_pushnil(L); lua_next(L, LUA_REGISTRYINDEX); lua_pop(L, 1))
+    if (lua_type(L, -2) == LUA_TSTRING && lua_istable(L, -1) &&
+        strncmp(lua_tostring(L, -2), "lunewire.", strlen("lunewire.")) == 0)
+      watch_finalizer(L);
+}
+
+static int raise_error(lua_State *L) { return luaL_error(L, "on purpose"); }
+
+/* An object whose finalizer raises. */
+static int raise_in_finalizer(lua_State *L) {
+  lua_newuserdatauv(L, 1, 0);
+  lua_createtable(L, 0, 1);
+  lua_pushcfunction(L, raise_error);
+  lua_setfield(L, -2, "__gc");
+  watch_finalizer(L);
+  lua_setmetatable(L, -2);
+  return 0;
+}
+
+/* same(got, expected) -> is it?  Nothing may have come for want of memory, but not something else:
+ * that is noted even where the error would be caught. */
+static int is_same(lua_State *L) {
+  bool same = lua_rawequal(L, 1, 2);
+  lua_pushboolean(L, same);
+  if (same || lua_isnil(L, 1)) return 1;
+  size_t n;
+  const char *text = lua_tolstring(L, 1, &n);
+  snprintf(wrong, sizeof wrong, "received something else: %s, %zu bytes: %.40s",
+           luaL_typename(L, 1), text ? n : 0, text ? text : "");
+  return 1;
 }
 
 /* os.exit(..., true): the state is closed from inside, and the program does not go on there. */
@@ -138,7 +203,9 @@ static int open_all(lua_State *L) {
   lua_getglobal(L, "os");
   lua_pushcfunction(L, exit_closing);
   lua_setfield(L, -2, "exit");
+  lua_register(L, "same", is_same);
   lua_register(L, "leak", leak_on_purpose);
+  lua_register(L, "raise_in_finalizer", raise_in_finalizer);
   lua_register(L, "abort", abort_on_purpose);
   lua_register(L, "raise", raise_signal);
   lua_getglobal(L, "require");
@@ -222,6 +289,7 @@ static void run_body(lua_State *L, int i, unsigned families, enum mode mode, lon
   o->body_ok = lua_pcall(L, args, 0, 0) == LUA_OK;
   o->count = alloc_disarm();
   if (!o->body_ok) note_text(L, o);
+  if (strstr(o->text, "attempt to ")) snprintf(wrong, sizeof wrong, "%.300s", o->text);
   lua_settop(L, 0);
 }
 
@@ -262,6 +330,7 @@ static void run_open(unsigned families, enum mode mode, long k, struct outcome *
 static void run_other(int i, unsigned families, enum mode mode, long k, struct outcome *o) {
   lua_State *L = new_state();
   if (!L || open_state(L) != LUA_OK) abort();
+  watch_finalizers(L);
   bool abrupt = has_flag(L, i, "abrupt");
   if (setjmp(exit_point) != 0) {
     o->body_ok = true;
@@ -328,12 +397,18 @@ static void describe_leak(const struct balance *now, int descriptors, struct out
 static void run_once(int i, unsigned families, enum mode mode, long k, struct outcome *o) {
   *o = (struct outcome){.count = 0};
   lost = false;
+  finalizing = 0;
+  wrong[0] = 0;
   unsigned long mark = alloc_mark();
   if (i == 0)
     run_open(families, mode, k, o);
   else
     run_other(i, families, mode, k, o);
   o->lost = lost;
+  if (wrong[0]) {
+    o->broken = true;
+    memcpy(o->text, wrong, sizeof o->text);
+  }
   ERR_clear_error();
   struct balance now = final_balance();
   int descriptors = count_descriptors();

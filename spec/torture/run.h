@@ -25,7 +25,7 @@ struct outcome {
   bool body_ok; /* it ended without an error */
   char text[TEXT_MAX]; /* what the body says, or what is wrong inside the state; "" */
   bool left;           /* something stayed although there is memory again */
-  bool broken;         /* the state does not work any more */
+  bool broken;         /* the state does not work any more, or did what it must never do */
   bool leaked;         /* memory or descriptors did not come back with the state's end */
   int held_n;          /* of the leaked blocks, if they were noted */
   struct held held[HELD_MAX];

@@ -11,7 +11,7 @@ end
 
 local function ask(conn, text)
   assert(conn:send(text, "\n"))
-  assert(conn:recv_line() == text)
+  assert(same(conn:recv_line(), text))
 end
 
 local function serve(opts, handler)
@@ -159,7 +159,7 @@ return {
   { name = "request", body = function()
     wire.run(function()
       local server <close> = serve()
-      assert(wire.request(server:addr(), "one\n", { recv = "line" }) == "one")
+      assert(same(wire.request(server:addr(), "one\n", { recv = "line" }), "one"))
     end)
   end },
   { name = "netlog", body = function()

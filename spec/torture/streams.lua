@@ -4,7 +4,7 @@ local wire = require "lunewire"
 
 local function echo_line(conn, text)
   assert(conn:send(text, "\n"))
-  assert(conn:recv_line() == text)
+  assert(same(conn:recv_line(), text))
 end
 
 local function serve_lines(addr, opts)
@@ -36,7 +36,7 @@ return {
       local task = wire.spawn(function() return assert(server:accept(0.3)) end)
       local client <close> = assert(wire.connect(server:addr()))
       local _, conn = assert(task:join())
-      assert(conn:send "hello\n" and client:recv_line() == "hello")
+      assert(conn:send "hello\n" and same(client:recv_line(), "hello"))
       conn:close()
     end)
   end },

@@ -12,7 +12,7 @@ return {
       local _, n, first = assert(one:join())
       assert(n == 3 and first == 1 and one:status() == "done")
       local two = wire.spawn(function() wire.sleep(0.001) return "two" end)
-      assert(select(2, two:join()) == "two")
+      assert(same(select(2, assert(two:join())), "two"))
     end)
   end },
   { name = "cancel", body = function()
@@ -103,10 +103,11 @@ return {
       local senders = {}
       for i = 1, 3 do senders[i] = wire.spawn(function() assert(channel:send({ i }, WAIT)) end) end
       wire.sleep(0)
-      for i = 1, 3 do assert(channel:recv(WAIT)[1] == i) end
+      for i = 1, 3 do assert(assert(channel:recv(WAIT))[1] == i) end
       local receiver = wire.spawn(function() return channel:recv(WAIT) end)
       wire.sleep(0)
-      assert(channel:send("last", WAIT) and select(2, receiver:join()) == "last")
+      assert(channel:send("last", WAIT))
+      assert(select(2, assert(receiver:join())) == "last")
       for _, sender in ipairs(senders) do assert(sender:join()) end
     end)
   end },
@@ -158,7 +159,7 @@ return {
   end },
   { name = "resolve", body = function()
     wire.run(function()
-      assert(wire.resolve "127.0.0.1"[1] == "127.0.0.1")
+      assert(same(assert(wire.resolve "127.0.0.1")[1], "127.0.0.1"))
       local tasks = {}
       for i = 1, 3 do
         tasks[i] = wire.spawn(function() assert(wire.resolve("localhost", { timeout = 5 })) end)
