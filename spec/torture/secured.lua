@@ -54,7 +54,8 @@ return {
         local conn <close> = assert(server:accept(WAIT))
         assert(conn:send(assert(conn:recv_line()), "\n"))
       end)
-      local conn <close> = assert(wire.connect(server:addr(), { tls = made.client }))
+      local opts = { tls = made.client, timeout = WAIT } -- if the other task never begins
+      local conn <close> = assert(wire.connect(server:addr(), opts))
       assert(conn:send "one\n")
       assert(same(conn:recv_line(), "one"))
       assert(task:join())
