@@ -54,8 +54,9 @@ return {
         local conn <close> = assert(server:accept(WAIT))
         assert(conn:send(assert(conn:recv_line()), "\n"))
       end)
-      local opts = { tls = made.client, timeout = WAIT } -- if the other task never begins
+      local opts = { tls = made.client, timeout = WAIT } -- if the other task never accepts
       local conn <close> = assert(wire.connect(server:addr(), opts))
+      conn:set_timeout(WAIT)
       assert(conn:send "one\n")
       assert(same(conn:recv_line(), "one"))
       assert(task:join())
