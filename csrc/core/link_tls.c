@@ -74,8 +74,7 @@ static void post_pending(struct link_tls *t) {
   if ((t->wanted & LINK_IN) && is_pending(t)) world_post(t->turn->world, &t->post);
 }
 
-/* Every call that may have made output ends here.  Whoever reads hears of it, too, if the session
- * broke over it. */
+/* Every call that may have made output ends here. */
 static void flush(struct link_tls *t) {
   if (buf_len(&t->sealed)) {
     if (tls_keep_page(t) != 0) tls_fail(t, ERR_NOMEM, NULL);
@@ -85,7 +84,6 @@ static void flush(struct link_tls *t) {
   }
   shut_below(t);
   want_below(t);
-  if (t->phase == FAILED) post_pending(t);
 }
 
 /* Without close_notify an end is no end: somebody may have cut the stream (RFC 8446, 6.1). */
@@ -283,6 +281,7 @@ static ptrdiff_t link_tls_write(struct link *l, const struct iovec *v, int count
   if (fed && feed(t, PAGE_SIZE_BYTES, &dry) != 0) return unstick(t);
   size_t total = write_records(t, (struct pieces){.v = v, .count = count});
   if (fed) unfeed(t);
+  if (t->phase == FAILED) post_pending(t); /* whoever reads hears of it, too */
   if (total && !t->lost) return (ptrdiff_t)total;
   return t->out_end ? t->out_end : ERR_AGAIN;
 }
