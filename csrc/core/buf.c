@@ -65,9 +65,12 @@ int buf_append(struct buf *b, const void *data, size_t n) {
 }
 
 /* Makes room before the first byte.  What is free beyond n is divided between both ends, so
- * that neither a row of prepends nor appends in between move everything each time. */
+ * that neither a row of prepends nor appends in between move everything each time; that is a
+ * sixteenth only, since what is put back was taken before, and leaves its room when it is again. */
 static int buf_open_head(struct buf *b, size_t n) {
-  if (!buf_reserve(b, n, SIZE_MAX)) return ERR_NOMEM;
+  size_t len = buf_len(b), more = len / 16 + SMALLEST;
+  if (n > PTRDIFF_MAX - len - more) return ERR_NOMEM;
+  if (!buf_reserve(b, n + more, len + n + more)) return ERR_NOMEM;
   size_t spare = b->cap - buf_len(b) - n;
   buf_move(b, n + spare / 2);
   return 0;
