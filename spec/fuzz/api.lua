@@ -88,7 +88,14 @@ local function on_error(err, traceback, subject)
   if subject == nil then fail "on_error without the task" end
   local prog = model.error_prog
   model.error_prog = nil
-  if prog then model.actor(prog, "task", nil, 3):run() end
+  if not prog then return end
+  -- It runs in the task that failed, and if that was cancelled so is this.
+  local A = model.actor(prog, "task", nil, 3)
+  A.canceled = true
+  for _, T in ipairs(model.tasks) do
+    if T.handle == subject then A.canceled = T.canceled end
+  end
+  A:run()
 end
 
 -- ---- the end ------------------------------------------------------------------------------
