@@ -276,10 +276,10 @@ local function check_raised(r, err)
   if err:find "deadlock: " then check_deadlock(r) end
   local expected = r.misuse and not err:find "^lua/lunewire/"
     or err:find "deadlock: " and (not A.T or was_meddled(A))
-    or err:find "cannot wait" and (A.meddled or is_confined(A))
+    or err:find "cannot wait" and (was_meddled(A) or is_confined(A))
     or err:find "in a finalizer" and is_confined(A)
     or err:find "Lua state is closing" and M.closing
-    or err:find "was waiting in" and A.meddled
+    or err:find "was waiting in" and was_meddled(A)
     or r.raises and err:find(r.raises)
   if not expected then fail(r.what .. " raised: " .. err) end
 end
