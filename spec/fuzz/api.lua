@@ -134,7 +134,7 @@ end
 
 local function check_waiting()
   for r in pairs(model.pending) do
-    if not r.A.meddled and is_forgotten(r) then fail(r.what .. " never returned") end
+    if not model.was_meddled(r.A) and is_forgotten(r) then fail(r.what .. " never returned") end
   end
 end
 

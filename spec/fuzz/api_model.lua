@@ -189,10 +189,19 @@ local function is_there(r, rest)
   return r.whole and r.whole(rest)
 end
 
+-- By whoever resumed or closed its coroutine, or one around it.
+function M.was_meddled(A)
+  while A do
+    if A.meddled then return true end
+    A = A.outer
+  end
+  return false
+end
+
 -- Nothing can happen any more: does r, the first in its line, wait for what is there?
 local function check_forgotten(r)
   local e, s = r.e, r.e.inp
-  if s.loose or r.A.meddled or e.closed then return end
+  if s.loose or M.was_meddled(r.A) or e.closed then return end
   M.settle(e)
   if is_there(r, s.rest) then
     fail(("%s waits, and what it waits for is there: %d bytes"):format(r.what, #s.rest))
@@ -205,7 +214,7 @@ local ROOM <const> = 1000 -- bytes that any connection takes on which nothing is
 -- The same of one who sends: has all gone that went before?
 local function check_blocked(r)
   local e, s = r.e, r.e.out
-  if s.loose or r.A.meddled or e.closed or not r.size or r.size > ROOM then return end
+  if s.loose or M.was_meddled(r.A) or e.closed or not r.size or r.size > ROOM then return end
   s:settle(e.conn)
   if s.rest == "" and #s.maybe == 0 then
     fail(("%s waits with %d bytes, and nothing is before it"):format(r.what, r.size))
@@ -248,15 +257,6 @@ local function is_confined(A)
   return false
 end
 
--- Who resumes a task's coroutine from outside any task waits for it there.
-local function was_meddled(A)
-  while A do
-    if A.meddled then return true end
-    A = A.outer
-  end
-  return false
-end
-
 local function check_raised(r, err)
   local A = r.A
   if err == wire.CANCELED then
@@ -275,11 +275,11 @@ local function check_raised(r, err)
   mark(r, "raised")
   if err:find "deadlock: " then check_deadlock(r) end
   local expected = r.misuse and not err:find "^lua/lunewire/"
-    or err:find "deadlock: " and (not A.T or was_meddled(A))
-    or err:find "cannot wait" and (was_meddled(A) or is_confined(A))
+    or err:find "deadlock: " and (not A.T or M.was_meddled(A))
+    or err:find "cannot wait" and (M.was_meddled(A) or is_confined(A))
     or err:find "in a finalizer" and is_confined(A)
     or err:find "Lua state is closing" and M.closing
-    or err:find "was waiting in" and was_meddled(A)
+    or err:find "was waiting in" and M.was_meddled(A)
     or r.raises and err:find(r.raises)
   if not expected then fail(r.what .. " raised: " .. err) end
 end

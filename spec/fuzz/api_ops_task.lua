@@ -268,7 +268,7 @@ op("channel send", function(A)
   if ok then
     if state == "sending" then c.state[v] = "sent" end
   else
-    if state == "received" and not A.meddled then
+    if state == "received" and not model.was_meddled(A) then
       fail(("a value was received whose send gave %s"):format(code or err))
     end
     if code == "ECLOSED" and not c.closed then fail "channel send: ECLOSED, but it is open" end
@@ -295,7 +295,7 @@ end)
 -- Nothing can happen any more: does somebody wait for a value that was sent?
 function model.check_channels()
   for r in pairs(model.pending) do
-    for v, state in pairs(r.receives and not r.A.meddled and r.receives.state or {}) do
+    for v, state in pairs(r.receives and not model.was_meddled(r.A) and r.receives.state or {}) do
       if state == "sent" then fail(("channel recv waits, and %d was sent"):format(v)) end
     end
   end
