@@ -225,15 +225,19 @@ end
 local function first_of(dir)
   local first = {}
   for r in pairs(M.pending) do
-    local e = r.e
-    if e and r.dir == dir and (not first[e] or first[e].seq > r.seq) then first[e] = r end
+    local e, in_line = r.e, r.dir == dir or r.dir == "both"
+    if e and in_line and (not first[e] or first[e].seq > r.seq) then first[e] = r end
   end
   return first
 end
 
 function M.check_stuck()
-  for _, r in pairs(first_of "recv") do check_forgotten(r) end
-  for _, r in pairs(first_of "send") do check_blocked(r) end
+  for _, r in pairs(first_of "recv") do
+    if r.dir == "recv" then check_forgotten(r) end
+  end
+  for _, r in pairs(first_of "send") do
+    if r.dir == "send" then check_blocked(r) end
+  end
 end
 
 local function check_deadlock(r)
