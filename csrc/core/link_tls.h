@@ -38,10 +38,11 @@ bool link_tls_resumed(const struct link *l);
 
 enum tls_cert_field { CERT_SUBJECT, CERT_ISSUER, CERT_NOT_BEFORE, CERT_NOT_AFTER, CERT_SHA256 };
 /* Of the peer's certificate: the text into out[room] -> its length, cut to what fits; 0: no
- * certificate.  Times are as of RFC 3339, fingerprints in lower-case hexadecimal. */
-size_t link_tls_cert(const struct link *l, enum tls_cert_field f, char *out, size_t room);
+ * certificate, or nothing is in that field; ERR_NOMEM.  Times are as of RFC 3339, fingerprints in
+ * lower-case hexadecimal. */
+ptrdiff_t link_tls_cert(const struct link *l, enum tls_cert_field f, char *out, size_t room);
 /* Its alternative names, each with a NUL behind it: "DNS:example.org", "IP Address:127.0.0.1" ...
- * As many as fit -> bytes. */
-size_t link_tls_cert_names(const struct link *l, char *out, size_t room);
+ * As many as fit -> bytes, or ERR_NOMEM. */
+ptrdiff_t link_tls_cert_names(const struct link *l, char *out, size_t room);
 
 #endif

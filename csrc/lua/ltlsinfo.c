@@ -13,16 +13,22 @@ static void set_fact(lua_State *L, const struct link *l, const char *name, enum 
   lua_setfield(L, -2, name);
 }
 
+/* A certificate that cannot be read for want of memory must not look as if there were none. */
+static size_t check_read(lua_State *L, ptrdiff_t n) {
+  if (n < 0) luaL_error(L, "tls_info: %s", err_text((int)n));
+  return (size_t)n;
+}
+
 static void set_cert(lua_State *L, const struct link *l, const char *name, enum tls_cert_field f) {
   char text[1024];
-  lua_pushlstring(L, text, link_tls_cert(l, f, text, sizeof text));
+  lua_pushlstring(L, text, check_read(L, link_tls_cert(l, f, text, sizeof text)));
   lua_setfield(L, -2, name);
 }
 
 static void set_cert_names(lua_State *L, const struct link *l) {
   enum { ROOM = 16 * 1024 };
   const char *names = lua_newuserdatauv(L, ROOM, 0);
-  size_t total = link_tls_cert_names(l, (char *)(uintptr_t)names, ROOM);
+  size_t total = check_read(L, link_tls_cert_names(l, (char *)(uintptr_t)names, ROOM));
   lua_newtable(L);
   for (size_t at = 0; at < total; at += strlen(names + at) + 1) {
     lua_pushstring(L, names + at);
@@ -34,7 +40,7 @@ static void set_cert_names(lua_State *L, const struct link *l) {
 
 static void set_peer_cert(lua_State *L, const struct link *l) {
   char text[64];
-  if (link_tls_cert(l, CERT_SHA256, text, sizeof text) == 0) return;
+  if (check_read(L, link_tls_cert(l, CERT_SHA256, text, sizeof text)) == 0) return;
   lua_createtable(L, 0, 6);
   set_cert(L, l, "subject", CERT_SUBJECT);
   set_cert(L, l, "issuer", CERT_ISSUER);

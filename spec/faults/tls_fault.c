@@ -43,10 +43,11 @@ BELOW(bool, link_tls_resumed, const struct link *l) {
   return __real_link_tls_resumed(link_fault_below(l));
 }
 
-BELOW(size_t, link_tls_cert, const struct link *l, enum tls_cert_field f, char *out, size_t room) {
+BELOW(ptrdiff_t, link_tls_cert, const struct link *l, enum tls_cert_field f, char *out,
+      size_t room) {
   return __real_link_tls_cert(link_fault_below(l), f, out, room);
 }
 
-BELOW(size_t, link_tls_cert_names, const struct link *l, char *out, size_t room) {
+BELOW(ptrdiff_t, link_tls_cert_names, const struct link *l, char *out, size_t room) {
   return __real_link_tls_cert_names(link_fault_below(l), out, room);
 }

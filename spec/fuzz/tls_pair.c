@@ -221,9 +221,9 @@ void pair_end(struct tls_pair *p, struct tls_end *e, bool reset) {
 static void ask_cert(const struct link *l) {
   char out[300];
   for (int f = CERT_SUBJECT; f <= CERT_SHA256; f++)
-    CHECK(link_tls_cert(l, (enum tls_cert_field)f, out, sizeof out) <= sizeof out);
+    CHECK(link_tls_cert(l, (enum tls_cert_field)f, out, sizeof out) <= (ptrdiff_t)sizeof out);
   CHECK(link_tls_cert(l, CERT_SHA256, out, 3) <= 3);
-  CHECK(link_tls_cert_names(l, out, sizeof out) <= sizeof out);
+  CHECK(link_tls_cert_names(l, out, sizeof out) <= (ptrdiff_t)sizeof out);
 }
 
 void pair_ask_facts(const struct tls_end *e) {
