@@ -19,7 +19,7 @@ return function(find)
       title = "… under valgrind: memory, leaks, descriptors",
       command = "make valgrind", figure = tests },
     { name = "gc",
-      title = "… with three collectors: in hooks and at allocations, most eager incremental, generational",
+      title = "… with three collectors: in hooks, most eager incremental, generational",
       command = "make test-gc", figure = titled },
     { name = "apicheck",
       title = "… on a Lua that checks every call of its C interface",

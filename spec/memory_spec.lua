@@ -145,7 +145,7 @@ local WAYS <const> = {
 local STOPS <const> = { header = true, read_a = true, nobody = true, echo = true }
 
 -- Of these the loop keeps memory for others (SPARES_MOST in csrc/core/buf.h), which is not theirs;
--- how much more they hold than the rest: where something is put back there is room for a little more.
+-- how much more they hold than the rest: where something is put back there is some room beside it.
 local LEAVES <const> = { unread = 5 * KIB }
 local SPARES <const> = 2 * (1024 + 64) * KIB
 
