@@ -16,6 +16,9 @@ function verdict.growth(name, unit, result)
   for _, bytes in ipairs { "heap", "lua" } do
     local what, grown = name .. ".slope_" .. bytes, result.slopes[bytes]
     report.figure(what, grown, "bytes/" .. unit)
+    if grown >= verdict.LIMIT then -- by one step, perhaps: then this says so
+      report.figure(what .. ".steady", result.steady[bytes], "bytes/" .. unit)
+    end
     report.bound(what, not verdict.grows(result, bytes),
       "%.3f bytes/%s, where the bound is less than %g", grown, unit, verdict.LIMIT)
   end
