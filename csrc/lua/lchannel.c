@@ -131,10 +131,15 @@ static int wait_in(lua_State *L, struct rt *rt, struct op *o, struct waitq *q) {
 
 /* ---- send ----------------------------------------------------------------------------- */
 
+/* Who cannot wait has nothing there: the wait is that of whom it interrupts. */
+static void forget_own(lua_State *L, struct rt *rt) {
+  if (op_may_wait(L, rt)) forget(L, op_self(rt));
+}
+
 /* Run where op_wait raises: index 1 is still the channel. */
 static void take_back(lua_State *L, struct op *o) {
   (void)o;
-  forget(L, op_self(rt_of(L)));
+  forget_own(L, rt_of(L));
 }
 
 /* [channel, value, ...] */
@@ -150,7 +155,7 @@ static int send_try(lua_State *L, struct rt *rt, struct op *o) {
     return 0;
   }
   if (ch->count == ch->capacity) {
-    keep(L, op_self(rt), 2);
+    if (op_may_wait(L, rt)) keep(L, op_self(rt), 2);
     return ERR_AGAIN;
   }
   ring_put(L, ch, 2);
@@ -163,7 +168,7 @@ static int send_run(lua_State *L, struct rt *rt, struct op *o) {
   while ((r = send_try(L, rt, o)) == ERR_AGAIN)
     if ((r = wait_in(L, rt, o, senders_of(ch))) != 0) break;
   op_done(rt, o);
-  if (o->q) forget(L, op_self(rt));
+  if (o->q) forget_own(L, rt);
   if (r) return push_failure(L, o->what, NULL, NULL, r);
   lua_pushboolean(L, true);
   return 1;

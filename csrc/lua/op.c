@@ -26,14 +26,14 @@ static int op_continue(lua_State *L, int status, lua_KContext ctx) {
   return o->run(L, t->rt, o);
 }
 
-static bool may_wait(lua_State *L, const struct rt *rt) {
+bool op_may_wait(lua_State *L, const struct rt *rt) {
   if (rt->in_hook) return false;
   if (rt->running) return L == rt->current && lua_isyieldable(L);
   return !rt->driver && !rt->closed && !in_finalizer(L);
 }
 
 bool op_give_way(lua_State *L, struct rt *rt, struct op *o) {
-  o->spent = may_wait(L, rt);
+  o->spent = op_may_wait(L, rt);
   return o->spent;
 }
 
@@ -108,9 +108,10 @@ static int raise_cannot_wait(lua_State *L, const struct rt *rt, const char *what
                     what, push_who_is_in_the_way(L));
 }
 
-/* Before an error is raised: the call leaves its place, and what it had begun is given up. */
+/* Before an error is raised: the call leaves its place, and what it had begun is given up.  Where it
+ * cannot wait the place is somebody else's: a hook runs while the main chunk waits. */
 static void give_up(lua_State *L, struct rt *rt, struct op *o) {
-  wait_leave(op_self(rt));
+  if (o->waited) wait_leave(op_self(rt));
   if (o->abandon) o->abandon(L, o);
 }
 
@@ -174,7 +175,7 @@ static int op_over(struct rt *rt, struct op *o) {
 
 int op_wait(lua_State *L, struct rt *rt, struct op *o) {
   int r = op_over(rt, o);
-  bool misplaced = r == 0 && !may_wait(L, rt);
+  bool misplaced = r == 0 && !op_may_wait(L, rt);
   if (r == ERR_CANCELED || misplaced) give_up(L, rt, o);
   if (r == ERR_CANCELED) return raise_canceled(L);
   if (misplaced) return raise_cannot_wait(L, rt, o->what);

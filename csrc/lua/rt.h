@@ -205,6 +205,8 @@ static inline void op_charge(struct rt *rt, unsigned more, size_t bytes) {
   size_t cost = *calls + more + bytes / TURN_CALL_BYTES;
   *calls = cost < TURN_BUDGET ? (uint16_t)cost : TURN_BUDGET;
 }
+/* Can the caller wait here, so that op_self() is its own? */
+bool op_may_wait(lua_State *L, const struct rt *rt);
 /* May a call be served at once, without an op? */
 static inline bool op_at_once(struct rt *rt, const struct waitq *q) {
   return !q->first && *op_calls(rt) < TURN_BUDGET;

@@ -26,7 +26,14 @@
 #include "report.h"
 #include "run.h"
 
-enum { SHORT_RUNS = 5, HANG_SECONDS = 10, REACH = 2, SHOWN = 1, HUNG = 77 /* exit status */ };
+enum {
+  SHORT_RUNS = 5,
+  HANG_SECONDS = 30,
+  PLANTED_SECONDS = 5,
+  REACH = 2,
+  SHOWN = 1,
+  HUNG = 77 /* exit status */
+};
 
 enum fault { CRASH, HANG, LEAK, LEFT, BROKEN, FAULTS };
 static const char *const fault_names[] = {"crash", "hang", "leak", "left over", "broken"};
@@ -115,7 +122,7 @@ static void judge(const struct test *t, long k, const struct outcome *o) {
 static bool run_k(const struct test *t, long k) {
   struct outcome o;
   board->k = k;
-  alarm(is_planted ? HANG_SECONDS / 2 : HANG_SECONDS);
+  alarm(is_planted ? PLANTED_SECONDS : HANG_SECONDS);
   run_scenario(t->scenario, families[t->family].families, t->mode, k, &o);
   alarm(0);
   judge(t, k, &o);
