@@ -108,8 +108,8 @@ static int raise_cannot_wait(lua_State *L, const struct rt *rt, const char *what
                     what, push_who_is_in_the_way(L));
 }
 
-/* Before an error is raised: the call leaves its place, and what it had begun is given up.  Where it
- * cannot wait the place is somebody else's: a hook runs while the main chunk waits. */
+/* Before an error is raised: the call leaves its place, and what it had begun is given up.  Where
+ * it cannot wait the place is somebody else's: a hook runs while the main chunk waits. */
 static void give_up(lua_State *L, struct rt *rt, struct op *o) {
   if (o->waited) wait_leave(op_self(rt));
   if (o->abandon) o->abandon(L, o);
