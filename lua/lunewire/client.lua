@@ -348,7 +348,7 @@ local function shorten(args, at, timeout)
     return
   end
   local opts = {}
-  for key, value in pairs(args[at]) do opts[key] = value end
+  for key, value in next, args[at] do opts[key] = value end
   opts.timeout = timeout
   args[at] = opts
 end

@@ -19,7 +19,7 @@ function dial.options(given, own, level)
   local known, mine, connect = {}, {}, {}
   for key, kind in pairs(CONNECT) do known[key] = kind end
   for key, kind in pairs(own) do known[key] = kind end
-  for key, value in pairs(options.read(given, known, level + 1)) do
+  for key, value in next, options.read(given, known, level + 1) do
     (own[key] and mine or connect)[key] = value
   end
   return mine, connect

@@ -310,13 +310,13 @@ end
 local function limits_of(opts)
   local limits = { all = opts.max }
   if type(opts.limits or limits) ~= "table" then return opts.limits end
-  for key, value in pairs(opts.limits or {}) do limits[key] = limits[key] or value end
+  for key, value in next, opts.limits or {} do limits[key] = limits[key] or value end
   return limits
 end
 
 local function connect_options(opts)
   local result = { timeout = REQUEST_TIMEOUT }
-  for key, value in pairs(opts) do
+  for key, value in next, opts do
     if not OWN[key] then result[key] = value end
   end
   if opts.max and (opts.recv == nil or opts.recv == "all") then result.limits = limits_of(opts) end
