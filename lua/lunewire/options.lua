@@ -60,9 +60,9 @@ local function complaint(key, value, known)
 end
 
 -- What a user gave as options, checked: a table, nil, or a number, which stands for the option
--- "timeout" -> a table, taken as it is, whatever its metatable says.  known: the keys, each with its
--- kind: {timeout = "seconds"}.  level: whose fault misuse is, as error() counts from the function that
--- calls this.
+-- "timeout" -> a table, taken as it is, whatever its metatable says.
+-- known: the keys, each with its kind: {timeout = "seconds"}.
+-- level: whose fault misuse is, as error() counts from the function that calls this.
 function options.read(given, known, level)
   if given == nil then return {} end
   if type(given) == "number" then given = { timeout = given } end
