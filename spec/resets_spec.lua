@@ -249,6 +249,11 @@ local function check_sticky(words, code)
   for i = 4, #words do assert.equal(code, words[i], table.concat(words, " ")) end
 end
 
+-- Each handler said this.
+local function check_each(words, text)
+  for _, one in ipairs(words) do assert.equal(text, table.concat(one, " ")) end
+end
+
 local function check_all(list, expected)
   for _, value in ipairs(list) do assert.equal(expected, value) end
 end
@@ -319,20 +324,17 @@ describe("a reset over TCP", function()
     local words, ends = attack("half", "tcp", 51, "half PORT 0 1000 20")
     assert.same({ 51, 51 }, { #words, #ends })
     check_whole(words, "recv")
-    for _, one in ipairs(words) do assert.equal("33 recv EOF EOF EOF", table.concat(one, " ")) end
+    check_each(words, "33 recv EOF EOF EOF")
     words, ends = attack("fill", "tcp", 11, "half PORT 0 100000 10000")
     assert.same({ 11, 11 }, { #words, #ends })
-    for _, one in ipairs(words) do
-      assert.equal("33 send EPIPE EOF EOF EOF EOF EOF EOF EPIPE EPIPE EPIPE",
-        table.concat(one, " "))
-    end
+    check_each(words, "33 send EPIPE EOF EOF EOF EOF EOF EOF EPIPE EPIPE EPIPE")
   end)
 
   runs("of a connection that we have closed ends it, with all that was unsent", function()
     local words, ends = attack("close", "tcp", 20, "close PORT 1 20 1")
     assert.same({ 20, 20 }, { #words, #ends })
     check_all(ends, "nil")
-    for _, one in ipairs(words) do assert.same({ "0", "recv", "ECLOSED", "ECLOSED" }, one) end
+    check_each(words, "0 recv ECLOSED ECLOSED")
   end)
 
   -- The server stands still while they come.
@@ -357,13 +359,13 @@ describe("over a Unix socket", function()
   local ECONNRESET6 = ("ECONNRESET "):rep(6)
 
   runs("an end after each byte of a request is EOF for receives, and EPIPE for sends", function()
-    local words, ends, length = attack("send", "unix", 34, "send PORT 0 33 1");
+    local words, ends, length = attack("send", "unix", 34, "send PORT 0 33 1")
     assert.same({ 33, 34, 34 }, { length, #words, #ends })
     check_all(ends, "EPIPE")
     local came = {}
     for _, one in ipairs(words) do came[tonumber(one[1]) + 1] = table.concat(one, " ", 2) end
     for k = 0, 33 do
-      assert.equal("recv EOF EOF EOF EOF EOF EOF EOF EPIPE EPIPE EPIPE", came[k + 1]);
+      assert.equal("recv EOF EOF EOF EOF EOF EOF EOF EPIPE EPIPE EPIPE", came[k + 1])
     end
   end)
 
@@ -379,16 +381,14 @@ describe("over a Unix socket", function()
     local words, ends = attack("fill", "unix", 10, "read PORT 10000 100000 10000")
     assert.same({ 10, 10 }, { #words, #ends })
     check_all(ends, "EPIPE")
-    for _, one in ipairs(words) do
-      assert.equal("33 send EPIPE " .. ECONNRESET6 .. "EPIPE EPIPE EPIPE", table.concat(one, " "))
-    end
+    check_each(words, "33 send EPIPE " .. ECONNRESET6 .. "EPIPE EPIPE EPIPE")
   end)
 
   runs("an end of the peer of a connection that we have closed is none of ours", function()
     local words, ends = attack("close", "unix", 20, "close PORT 1 20 1")
     assert.same({ 20, 20 }, { #words, #ends })
     check_all(ends, "nil")
-    for _, one in ipairs(words) do assert.same({ "0", "recv", "ECLOSED", "ECLOSED" }, one) end
+    check_each(words, "0 recv ECLOSED ECLOSED")
   end)
 end)
 
