@@ -141,8 +141,7 @@ struct owned {
   struct owned *next, **at;    /* in the runtime's list */
   void (*end)(struct owned *); /* frees what it has, but not itself */
 };
-/* -> `size` bytes, zero but for the struct owned that they begin with.  Raises for want of memory.
- */
+/* -> `size` bytes, zero but for the struct owned that they begin with.  Raises without memory. */
 void *owned_new(lua_State *L, struct rt *rt, size_t size, void (*end)(struct owned *));
 void owned_free(struct owned *o);
 /* The same for a call: freed with a userdata on its stack, so whatever ends it. [-0, +1] */
