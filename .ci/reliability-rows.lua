@@ -54,7 +54,7 @@ return function(find)
       command = specs "truncation", figure = tests },
     { name = "memory",
       title = "What one connection may hold: floods, bombs, who does not read, or hardly sends",
-      command = specs("memory", "slow_readers", "slow_senders", "tls_flood"), figure = tests },
+      command = specs("memory", "udp_memory", "slow_readers", "slow_senders", "tls_flood"), figure = tests },
     { name = "slow-peers",
       title = "p99 of others beside 1,000 slow peers",
       command = "make slow-peers",
