@@ -30,6 +30,18 @@ describe("a hook that would have to wait, while the main chunk waits outside any
     assert.equal("heard", b:recv_line())
   end)
 
+  support.it_outside("comes behind it, where both receive", function()
+    local a, b = wire.pipe()
+    local _ <close> = serve_and_dial(function()
+      fails("ETIMEDOUT", b:recv(1, 0))
+      fails("ETIMEDOUT", b:recv_line(0))
+      b:recv(1)
+    end)
+    a:send "ab"
+    wire.after(0.1, function() a:send "c" end)
+    assert.equal("abc", b:recv(3, 5))
+  end)
+
   support.it_outside("takes nothing of what it sends", function()
     local channel, got = wire.channel(), nil
     local _ <close> = serve_and_dial(function()

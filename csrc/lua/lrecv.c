@@ -143,7 +143,7 @@ static int l_recv_now(lua_State *L) {
   struct op o = recv_op(c, "recv_now", &f);
   struct message m;
   conn_try_link(c);
-  int r = waitq_open(&c->readers, op_self(rt)) ? conn_take(c, &f, &m) : ERR_AGAIN;
+  int r = op_is_first(rt, &c->readers) ? conn_take(c, &f, &m) : ERR_AGAIN;
   if (r == ERR_AGAIN) {
     lua_pushliteral(L, "");
     return 1;

@@ -44,9 +44,14 @@ bool op_spent(lua_State *L, struct rt *rt, struct op *o) {
   return true;
 }
 
+bool op_is_first(struct rt *rt, const struct waitq *q) {
+  bool by_loop = !rt->running && rt->driver;
+  return waitq_open(q, by_loop ? NULL : op_self(rt));
+}
+
 int op_turn(lua_State *L, struct rt *rt, struct op *o) {
   if (op_spent(L, rt, o)) return ERR_AGAIN;
-  return o->q && !waitq_open(o->q, op_self(rt)) ? ERR_AGAIN : 0;
+  return o->q && !op_is_first(rt, o->q) ? ERR_AGAIN : 0;
 }
 
 /* [function] -> [name | nil]: "table.sort", if the function stands in a loaded module. */
