@@ -4,6 +4,9 @@ local wire = require "lunewire"
 
 local WAIT <const> = 0.3
 
+-- Made beforehand: what Lua makes a long string in is lost for good with a dropped finalizer.
+local UNSENT <const>, BULK <const> = ("unsent"):rep(100000), ("x"):rep(100000)
+
 -- Runs fn with both ends of a TCP connection and of a pipe.
 local function on_pairs(fn)
   return function()
@@ -33,7 +36,7 @@ end
 -- A bit of everything, under way.
 local function begin_everything(contexts)
   local server = assert(wire.serve("127.0.0.1:0", { on_close = function() end }, function(conn)
-    conn:send(("unsent"):rep(100000))
+    conn:send(UNSENT)
     for line in conn:lines() do conn:send(line, "\n") end
   end))
   local tls = assert(wire.serve("127.0.0.1:0", { tls = contexts.server }, function(conn)
@@ -88,7 +91,7 @@ return {
     local reader = wire.spawn(function() return select(3, a:recv()) end)
     local writer = wire.spawn(function()
       local ok, message, code = true
-      while ok do ok, message, code = a:send(("x"):rep(100000)) end
+      while ok do ok, message, code = a:send(BULK) end
       return message, code
     end)
     wire.sleep(0)
