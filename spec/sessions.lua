@@ -75,27 +75,47 @@ local function forward(from, to)
   end)
 end
 
+local WHOLE_RECORDS <const> = wire.framing.length { offset = 3, size = 2, strip = 0 }
+
+-- Passes records between near and far until the client has heard "ready", which the server says
+-- behind the tickets of TLS 1.3; then nothing passes by itself any more.
+local function pass_on(near, far)
+  near:set_framing(WHOLE_RECORDS)
+  far:set_framing(WHOLE_RECORDS)
+  local tasks = { forward(near, far), forward(far, near) }
+  return function(client)
+    assert(client:recv_line(PATIENCE) == "ready")
+    for _, task in ipairs(tasks) do
+      task:cancel()
+      task:join()
+    end
+  end
+end
+
 -- A client and a server over pipes, with the wire between them in the test's hands:
 -- client, near, far, server.  near and far speak in whole records of TLS (recv_frame, send), and
 -- nothing passes from one to the other any more by itself.
 function sessions.tapped(client_tls, server_tls)
-  local whole_records = wire.framing.length { offset = 3, size = 2, strip = 0 }
   local client, near = wire.pipe()
   local far, server = wire.pipe()
-  near:set_framing(whole_records)
-  far:set_framing(whole_records)
-  local tasks = { forward(near, far), forward(far, near) }
+  local await_ready = pass_on(near, far)
   local at_client, at_server = sessions.handshake(client,
     client_tls or pki.client { servername = "localhost" }, server, server_tls or pki.server())
   assert(at_client[1], at_client[2])
   assert(at_server[1], at_server[2])
-  assert(server:send "ready\n") -- behind the tickets of TLS 1.3
-  assert(client:recv_line(PATIENCE) == "ready")
-  for _, task in ipairs(tasks) do
-    task:cancel()
-    task:join()
-  end
+  assert(server:send "ready\n")
+  await_ready(client)
   return client, near, far, server
+end
+
+-- The same with a client of a server that listens, and says "ready\n": client, near, far.
+function sessions.tapped_to(server, client_tls)
+  local client, near = wire.pipe()
+  local far = assert(wire.connect(server:addr(), PATIENCE))
+  local await_ready = pass_on(near, far)
+  assert(client:start_tls(client_tls))
+  await_ready(client)
+  return client, near, far
 end
 
 return sessions

@@ -133,6 +133,12 @@ const char *conn_input(const struct conn *c, size_t *n) {
   return *n ? buf_data(&c->in) : "";
 }
 
+bool conn_has_begun(const struct conn *c) {
+  size_t n;
+  conn_input(c, &n);
+  return n || (conn_is_open(c) && c->link->ops->midway && c->link->ops->midway(c->link));
+}
+
 /* Only what a long message grew to becomes a spare.  The little that is read ahead was not taken
  * from there: it would fill them up, piece by piece, until a long message finds no room. */
 static void empty_input(struct conn *c) {

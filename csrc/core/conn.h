@@ -166,6 +166,8 @@ int conn_skip(struct conn *c, const struct framing *f);
 void conn_drain(struct conn *c);
 /* What is buffered now. */
 const char *conn_input(const struct conn *c, size_t *n);
+/* Has more come than was received, if only a part of what can be buffered? */
+bool conn_has_begun(const struct conn *c);
 void conn_consume(struct conn *c, size_t n);
 /* Puts bytes in front of what is buffered. 0 or ERR_NOMEM. */
 int conn_unread(struct conn *c, const char *data, size_t n);

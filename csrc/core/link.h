@@ -58,6 +58,9 @@ struct link_ops {
    * none, and a write of nothing (count = 0) tells whether they failed: 0 or a code.  NULL: there
    * never are any. */
   size_t (*held)(struct link *);
+  /* Has a part of something come, which becomes bytes to read once the rest is there?  NULL: it
+   * never is so. */
+  bool (*midway)(struct link *);
   /* More than its code about the failure of this link, or NULL; a static text.  NULL: never. */
   const char *(*explain)(struct link *);
   /* Silences ready at once; closed() is called once, in a later poll; the link frees itself

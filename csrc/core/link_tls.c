@@ -288,6 +288,12 @@ static ptrdiff_t link_tls_write(struct link *l, const struct iovec *v, int count
 
 static size_t link_tls_held(struct link *l) { return buf_len(&tls_of(l)->sealed); }
 
+/* A part of a record is there. */
+static bool link_tls_midway(struct link *l) {
+  const struct link_tls *t = tls_of(l);
+  return t->phase == UP && (t->head_len || t->body || buf_len(&t->came));
+}
+
 static const char *link_tls_explain(struct link *l) { return tls_of(l)->detail; }
 
 /* ---- ends ------------------------------------------------------------------------------- */
@@ -357,6 +363,7 @@ static const struct link_ops link_tls_ops = {
     .shut = link_tls_shut,
     .in_flight = link_tls_in_flight,
     .held = link_tls_held,
+    .midway = link_tls_midway,
     .explain = link_tls_explain,
     .close = link_tls_close,
     .name = link_tls_name,

@@ -23,10 +23,7 @@ static inline bool is_overdue(struct rt *rt, const struct conn *c) {
 /* Between two messages of a connection whose server shuts down?  A reply is still awaited. */
 static bool is_drained(const struct op *o) {
   const struct conn *c = o->on;
-  size_t n;
-  if (!c->draining || o->abandon) return false;
-  conn_input(c, &n);
-  return n == 0;
+  return c->draining && !o->abandon && !conn_has_begun(c);
 }
 
 enum { SKIP_STEPS = 16 }; /* pieces of an over-long line thrown away in one go */

@@ -337,6 +337,11 @@ static size_t link_fault_held(struct link *l) {
   return f->broken || !f->below->ops->held ? 0 : f->below->ops->held(f->below);
 }
 
+static bool link_fault_midway(struct link *l) {
+  struct link_fault *f = fault_of(l);
+  return !f->broken && f->below->ops->midway && f->below->ops->midway(f->below);
+}
+
 static const char *link_fault_explain(struct link *l) {
   struct link_fault *f = fault_of(l);
   return f->broken || !f->below->ops->explain ? NULL : f->below->ops->explain(f->below);
@@ -378,6 +383,7 @@ static const struct link_ops link_fault_ops = {
     .shut = link_fault_shut,
     .in_flight = link_fault_in_flight,
     .held = link_fault_held,
+    .midway = link_fault_midway,
     .explain = link_fault_explain,
     .close = link_fault_close,
     .name = link_fault_name,
