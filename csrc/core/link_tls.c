@@ -18,8 +18,10 @@
 enum {
   SEAL_AT_ONCE = 64 * 1024, /* bytes of data in one write of the link below */
   CALL_MOST = 256 * 1024,   /* read or written by one call, about: the others wait meanwhile */
-  SEALED_MOST = 64 * 1024,  /* unsent: no more is read meanwhile, since reading may cause output */
-  OVERHEAD = 512            /* what a record may add to its data, generously */
+  OVERHEAD = 512,           /* what a record may add to its data, generously */
+  /* Unsent: no more is read meanwhile, since reading may cause output.  A page of data alone stays
+   * below it: two ends that both send must not both stop reading. */
+  SEALED_MOST = TLS_PAGE + 24 * 1024
 };
 
 static const struct link_ops link_tls_ops;

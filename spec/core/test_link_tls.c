@@ -227,6 +227,37 @@ TEST(what_a_read_left_in_the_session_is_reported_again_and_again) {
   wire_close(&w);
 }
 
+/* ---- both ends send ------------------------------------------------------------------ */
+
+/* The wire takes nothing of a whole page of records.  It is full to the byte first, with nothing
+ * held back: what was is read from it, and takes that place. */
+static void hold_a_page(struct wire *w) {
+  static char page[PAGE];
+  struct link *l = w->client.link;
+  for (size_t held; (held = l->ops->held(l)) < PAGE;)
+    if (probe_write(&w->client, page, sizeof page) == ERR_AGAIN)
+      CHECK_EQ(probe_read(&w->near, page, held), held);
+}
+
+/* Otherwise two ends that send would wait for each other for ever. */
+static void read_on(struct wire *w) {
+  static char rest[4 * PAGE];
+  hold_a_page(w);
+  CHECK_EQ(probe_send(&w->server, "hello"), 5);
+  wire_pass(&w->far, &w->near, NULL);
+  probe_want(&w->client, LINK_IN);
+  TURN_UNTIL(&w->turn, w->client.reports > 0);
+  CHECK_EQ(probe_read(&w->client, w->got, WIRE), 5);
+  while (probe_read(&w->near, rest, sizeof rest) > 0) turn_once(&w->turn);
+}
+
+TEST(what_nobody_takes_yet_keeps_it_from_reading_nothing) {
+  struct wire w;
+  wire_open(&w);
+  read_on(&w);
+  wire_close(&w);
+}
+
 /* A server that sends tickets without end, to keep us busy. */
 static void tickets(struct wire *w, struct store *s) {
   SSL *ssl = session(&w->server)->ssl;

@@ -9,7 +9,7 @@ local START_SECONDS <const> = 60
 -- As many descriptors as may be; and malloc's caches would hide what was freed.
 local COMMAND <const> = [[ulimit -n "$(ulimit -Hn)" 2>/dev/null
 GLIBC_TUNABLES=glibc.malloc.tcache_count=0 LUA_PATH=%s LUA_CPATH=%s \
-  exec lua5.4 spec/soak/worker.lua %d]]
+  exec lua5.4 spec/soak/worker.lua %d %s]]
 
 local Process = { __name = "soak process" }
 Process.__index = Process
@@ -21,7 +21,7 @@ local function start(name)
   local listener <close> = assert(wire.listen "127.0.0.1:0")
   local self = setmetatable({ name = name }, Process)
   self.shell = assert(io.popen(COMMAND:format(quote(package.path), quote(package.cpath),
-    listener:port()), "w"))
+    listener:port(), quote(name)), "w"))
   self.control = assert(listener:accept(START_SECONDS))
   self.pid = literal.load(assert(self.control:recv_pkg { header = 4, timeout = START_SECONDS })).pid
   return self

@@ -1,6 +1,6 @@
 -- A process of a soak: does what it is told over one connection, until that ends.
 --
---   worker.lua PORT     of 127.0.0.1; the other end is in process.lua
+--   worker.lua PORT NAME    of 127.0.0.1; the other end is in process.lua; NAME: for messages
 --
 -- What this is not: any work; a call names a module and a function of it, which has it.
 local literal = require "spec.soak.literal"
@@ -16,6 +16,7 @@ local uncaught
 local function note_error(err, traceback)
   if tostring(err):find(PLANNED, 1, true) then return end
   uncaught = uncaught or traceback or tostring(err)
+  io.stderr:write(arg[2], ": ", traceback or tostring(err), "\n")
 end
 
 local function describe(err) return debug.traceback(tostring(err)) end
