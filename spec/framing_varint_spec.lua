@@ -196,7 +196,10 @@ describe("framing.varint with an offset", function()
         meddle(b, c, d, note, turns)
       end
       with_finalizers(finalizer, function()
-        for body, head in b:frames() do note(body, head) end
+        for body, head in b:frames() do
+          note(body, head)
+          local _ = ("garbage"):rep(1000 + #head % 7) -- for whole rounds of the collector
+        end
       end)
       assert.equal(COUNT, note())
       assert.is_true(turns > COUNT // 40, turns)

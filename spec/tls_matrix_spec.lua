@@ -297,10 +297,10 @@ local function server_flight(hello)
   local far, server = wire.pipe()
   local task = wire.spawn(server.start_tls, server, pki.server())
   far:send(hello)
-  local flight = {}
+  local flight, timeout = {}, PATIENCE
   repeat
-    local bytes = far:recv { timeout = 0.2 }
-    flight[#flight + 1] = bytes
+    local bytes = far:recv { timeout = timeout }
+    flight[#flight + 1], timeout = bytes, 0.2 * support.slowness
   until not bytes
   far:close()
   task:join()

@@ -214,8 +214,8 @@ static inline bool op_at_once(struct rt *rt, const struct waitq *q) {
 bool op_spent(lua_State *L, struct rt *rt, struct op *o);
 /* A call that works for long in one go ends its turn early; false: it cannot give way. */
 bool op_give_way(lua_State *L, struct rt *rt, struct op *o);
-/* Does nobody stand before the caller?  What the loop runs itself, such as a hook, has no place: the
- * main chunk's, which waits meanwhile, is not its own. */
+/* Does nobody stand before the caller?  What the loop runs itself, such as a hook, has no place:
+ * the main chunk's, which waits meanwhile, is not its own. */
 bool op_is_first(struct rt *rt, const struct waitq *q);
 /* May this call try now?  ERR_AGAIN: others stand before it, or its turn is over. */
 int op_turn(lua_State *L, struct rt *rt, struct op *o);
