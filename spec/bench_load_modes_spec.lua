@@ -92,7 +92,7 @@ describe("bench/load over TLS", function()
     end))
     for _, cut in ipairs { 0, 100, 5000, 20000, 20001, 20050 } do
       bytes = cut
-      fails("ended early", "tls", proxy:port(), "--conns 1")
+      fails("ended early", "tls", proxy:port(), "--conns 1 --seconds 60")
     end
   end)
 end)

@@ -3,6 +3,7 @@
 -- What this is not: other programs (support.peer), certificates (pki.lua).
 local wire = require "lunewire"
 local pki = require "spec.pki"
+local support = require "spec.support"
 local tools = require "spec.conformance.tools"
 
 local sessions = {}
@@ -58,11 +59,19 @@ end
 
 -- ---- in between ------------------------------------------------------------------------
 
+-- The first handshake of a process takes its time on a slow machine.
+local function patient(tls)
+  if type(tls) == "table" then
+    tls.handshake_timeout = tls.handshake_timeout or 10 * support.slowness
+  end
+  return tls
+end
+
 -- Both ends of a connection start TLS at once -> the results of start_tls at the client, then
 -- those at the server, each as a list.
 function sessions.handshake(client, client_tls, server, server_tls)
-  local task = wire.spawn(function() return table.pack(server:start_tls(server_tls)) end)
-  local at_client = table.pack(client:start_tls(client_tls))
+  local task = wire.spawn(function() return table.pack(server:start_tls(patient(server_tls))) end)
+  local at_client = table.pack(client:start_tls(patient(client_tls)))
   return at_client, tools.result(task)
 end
 
@@ -113,7 +122,7 @@ function sessions.tapped_to(server, client_tls)
   local client, near = wire.pipe()
   local far = assert(wire.connect(server:addr(), PATIENCE))
   local await_ready = pass_on(near, far)
-  assert(client:start_tls(client_tls))
+  assert(client:start_tls(patient(client_tls)))
   await_ready(client)
   return client, near, far
 end

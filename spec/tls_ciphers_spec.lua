@@ -15,9 +15,6 @@ local function cipher(server_options, client_options)
   local client, server = wire.pipe()
   local names, serving = pki.client(client_options), pki.server("good", server_options)
   names.servername = "localhost"
-  for _, options in ipairs { names, serving } do
-    options.handshake_timeout = 10 * support.slowness
-  end
   sessions.handshake(client, names, server, serving)
   local at_client, at_server = client:tls_info().cipher, server:tls_info().cipher
   assert.equal(at_client, at_server)
