@@ -312,7 +312,7 @@ end)
 
 describe("bench/load", function()
   it("fails when nobody is there", function()
-    local port = wire.free_port()
+    local port = support.port()
     for _, mode in ipairs(loads.MODES) do fails("[Cc]onnection refused", mode, port) end
   end)
 

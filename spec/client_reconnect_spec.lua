@@ -109,7 +109,7 @@ describe("A client with reconnect", function()
   end, 20)
 
   it("tries again until the server is there", function()
-    local port = wire.free_port()
+    local port = support.port()
     local client <close> = wire.client("127.0.0.1:" .. port, { reconnect = QUICK })
     local server
     wire.after(0.1, function() server = assert(wire.serve("127.0.0.1:" .. port, talkers.talk)) end)

@@ -159,7 +159,7 @@ describe("examples/netlog.lua", function()
   local DATE <const> = "%d%d%d%d/%d%d/%d%d"
 
   it("delivers its lines to the real nc, though it dies", function()
-    local port = wire.free_port()
+    local port = support.port()
     local nc = support.peer("exec nc -lk 127.0.0.1 " .. port)
     await_listener("127.0.0.1:" .. port)
     local output, status = run_example("netlog", "127.0.0.1:" .. port)
@@ -180,7 +180,7 @@ describe("examples/netlog.lua", function()
 
   it("with --tls delivers to a collector with a certificate", function()
     local files <close> = certificate()
-    local port = wire.free_port()
+    local port = support.port()
     local collector = support.peer(("exec socat -u OPENSSL-LISTEN:%d,bind=127.0.0.1,reuseaddr," ..
       "fork,verify=0,cert=%s,key=%s STDOUT 2>/dev/null"):format(port, files.cert, files.key))
     await_listener("127.0.0.1:" .. port)
@@ -212,7 +212,7 @@ local function ask(...) return (run_example("redis_client", ...)) end
 describe("examples/redis_client.lua with redis-server", function()
   it("asks and prints replies of every kind", function()
     local dir <close> = directory()
-    local port = wire.free_port()
+    local port = support.port()
     local _ <close> = start_redis(dir, port, "--port " .. port)
     local address = "127.0.0.1:" .. port
     assert.equal("PONG\n", ask(address, "PING"))
@@ -228,7 +228,7 @@ describe("examples/redis_client.lua with redis-server", function()
 
   it("counts from eight tasks, pipelined, over the connections of a pool", function()
     local dir <close> = directory()
-    local port = wire.free_port()
+    local port = support.port()
     local _ <close> = start_redis(dir, port, "--port " .. port)
     local output, status = run_example("redis_client", "127.0.0.1:" .. port)
     assert.matches("^8 tasks over 4 connections counted to 8000\n", output)
@@ -237,7 +237,7 @@ describe("examples/redis_client.lua with redis-server", function()
 
   it("does the same over a Unix socket", function()
     local dir <close> = directory()
-    local port = wire.free_port()
+    local port = support.port()
     local path = dir.name .. "/socket"
     local _ <close> = start_redis(dir, port, ("--port %d --unixsocket %s"):format(port, path))
     assert.matches("^8 tasks over 4 connections counted to 8000\n", ask("unix:" .. path))
@@ -245,7 +245,7 @@ describe("examples/redis_client.lua with redis-server", function()
 
   it("does the same with --tls", function()
     local files <close> = certificate()
-    local port = wire.free_port()
+    local port = support.port()
     local _ <close> = start_redis(files, port, ("--port 0 --tls-port %d --tls-cert-file %s " ..
       "--tls-key-file %s --tls-ca-cert-file %s --tls-auth-clients no"):format(port, files.cert,
       files.key, files.cert))

@@ -142,12 +142,6 @@ local function write_file(name, text)
   assert(file:write(text))
 end
 
--- nginx cannot tell which port the system chose for it.
-local function free_port()
-  local server <close> = assert(wire.listen "127.0.0.1:0")
-  return server:port()
-end
-
 local function await_ready(nginx)
   local log = {}
   repeat
@@ -166,7 +160,7 @@ end
 
 -- nginx, serving the files given by name, until its variable goes out of scope.
 local function start_nginx(files)
-  local dir, port = os.tmpname(), free_port()
+  local dir, port = os.tmpname(), support.port() -- nginx cannot tell which it was given
   os.remove(dir)
   assert(os.execute(("mkdir -p %s/www"):format(dir)))
   for name, text in pairs(files) do write_file(dir .. "/www/" .. name, text) end

@@ -34,7 +34,7 @@ end
 
 -- The real nc -> the peer, its address
 local function start_nc()
-  local port = wire.free_port()
+  local port = support.port()
   local nc = support.peer(("exec nc -lk 127.0.0.1 %d"):format(port))
   local limit = wire.now() + 10
   repeat -- nc says nothing when it listens
@@ -275,7 +275,7 @@ end)
 
 describe("A network logger", function()
   it("delivers what was logged while the collector was away, in order", function()
-    local port = wire.free_port()
+    local port = support.port()
     local address = "127.0.0.1:" .. port
     local log <close> = assert(wire.netlog(address, { reconnect = QUICK }))
     for i = 1, 10 do assert.is_true(log:print(i)) end
@@ -302,7 +302,7 @@ describe("A network logger", function()
   end)
 
   it("drops what its buffer cannot hold, counts it, and says so to the collector", function()
-    local port = wire.free_port()
+    local port = support.port()
     local address = "127.0.0.1:" .. port
     local log <close> = assert(wire.netlog(address,
       { reconnect = QUICK, buffer = 29, prefix = "> " }))
@@ -366,7 +366,7 @@ describe("A network logger", function()
   end)
 
   it("tries again in the background while the loop runs for something else", function()
-    local port = wire.free_port()
+    local port = support.port()
     local log <close> = assert(wire.netlog("127.0.0.1:" .. port, { reconnect = QUICK }))
     log:print "one"
     wire.sleep(0.1)
@@ -433,7 +433,7 @@ describe("A network logger", function()
   end)
 
   it("delivers behind the end of its block what it could not before", function()
-    local port = wire.free_port()
+    local port = support.port()
     local address = "127.0.0.1:" .. port
     local server, lines
     do

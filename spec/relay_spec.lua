@@ -351,7 +351,7 @@ describe("wire.relay", function()
   end)
 
   it("joins nc to socat like one connection", function()
-    local port = wire.free_port()
+    local port = support.port()
     local target = support.peer(("socat -t9 TCP-LISTEN:%d,bind=127.0.0.1,reuseaddr EXEC:md5sum")
       :format(port))
     local bytes

@@ -119,7 +119,7 @@ describe("wire.request", function()
   end)
 
   it("hands over the failure of each step, and closes", function()
-    local port = wire.free_port()
+    local port = support.port()
     local nobody = "127.0.0.1:" .. port
     local text = support.fails("ECONNREFUSED", wire.request(nobody, "", { recv = "line" }))
     assert.equal("connect " .. nobody .. ": connection refused", text)

@@ -146,11 +146,11 @@ local function run_in_task(body, limit)
     local task = wire.spawn(main)
     local _, _, code = task:join(limit)
     if code ~= "ETIMEDOUT" then return end
-    err = "not over after " .. limit .. " s"
-    if thread then err = debug.traceback(thread, err .. "; it stands here:") end
+    local why = "not over after " .. limit .. " s"
+    if thread then why = debug.traceback(thread, why .. "; it stands here:") end
     task:cancel()
     task:join(1)
-    ok = false
+    ok, err = false, why -- whatever the cancel made of it
   end)
   return ok, err
 end
@@ -324,6 +324,23 @@ function support.peer(command, patience)
   peer.conn = assert(control:accept(5 * slowness))
   peer.conn:set_timeout((patience or 15) * slowness)
   return peer
+end
+
+-- A port where nobody listens, for a program that cannot have one chosen, or for who is away for a
+-- while. It is below those that the system chooses: no other test's socket takes it meanwhile, and
+-- each process has a range of its own.
+local last_port
+function support.port()
+  if not last_port then
+    local stat <close> = assert(io.open "/proc/self/stat")
+    last_port = 10000 + stat:read "n" * 97 % 20000
+  end
+  repeat
+    last_port = 10000 + (last_port - 9999) % 20000
+    local server = wire.listen(":" .. last_port)
+    if server then server:close() end
+  until server
+  return last_port
 end
 
 -- Waits for the next line that the program prints -> the line, without its newline.

@@ -28,7 +28,7 @@ end
 -- Starts a server program and dials it -> the program, a connection to it; or the program and the
 -- failure.
 local function dial(command, tls)
-  local port = wire.free_port()
+  local port = support.port()
   local peer = support.peer(fill_in(command, port))
   local conn, message, code
   repeat -- until the program listens
@@ -438,7 +438,7 @@ backend echo
     end
     local first <close> = serve(1)
     local second <close> = serve(2)
-    local port = wire.free_port()
+    local port = support.port()
     local pem = write("haproxy.pem", pki.text(pki.cert.good) .. pki.text(pki.key.leaf))
     local config = write("haproxy.cfg", CONFIG:format(port, pem, first:port(), pki.ca.ca,
       second:port(), pki.ca.ca))

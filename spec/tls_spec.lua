@@ -143,7 +143,7 @@ describe("a certificate, its key and the authorities", function()
   end
 
   it("fail likewise where a server begins, which does not listen then", function()
-    local port = wire.free_port()
+    local port = support.port()
     local addr = "127.0.0.1:" .. port
     local message = fails("ENOENT", wire.listen(addr, { tls = { cert = "/nowhere/x.pem",
       key = pki.key.leaf } }))
