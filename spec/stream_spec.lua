@@ -92,7 +92,7 @@ for _, transport in ipairs(support.transports) do
         most = math.max(most, c:stats().unsent, a:stats().unsent)
         wire.sleep(0)
       end
-      assert.is_true(most <= HIGH_WATER + PIECE, most)
+      assert.is_true(most <= HIGH_WATER + PIECE + 1024, most) -- with what records add
       assert.equal(#data, tools.result(copy))
       tools.result(send)
     end)
@@ -125,11 +125,13 @@ for _, transport in ipairs(support.transports) do
     it("that timed out waiting for its source goes on where it stopped", function()
       local a, b = transport.pair()
       local c, d = transport.pair()
-      b:set_timeout(0.02)
       tools.put(a, "one ")
+      assert.equal("one ", b:peek(4, 5))
+      b:set_timeout(0.02)
       local _, bytes = support.fails("ETIMEDOUT", wire.copy(c, b, 7))
       assert.equal(4, bytes)
       tools.put(a, "two")
+      b:set_timeout(5 * support.slowness)
       assert.equal(3, wire.copy(c, b, 7 - bytes))
       assert.equal("one two", d:recv(7))
     end)
