@@ -193,7 +193,7 @@ describe("wire.every", function()
   support.it("calls the function again and again with its arguments", function()
     local calls = {}
     local timer = wire.every(0.005, function(...) calls[#calls + 1] = table.pack(...) end, 1, nil)
-    await(function() return #calls == 3 end)
+    await(function() return #calls >= 3 end)
     timer:cancel()
     for i = 1, 3 do assert.same({ n = 2, 1, nil }, calls[i]) end
   end)
@@ -201,7 +201,7 @@ describe("wire.every", function()
   support.it("beats finer than 100 ms (trap: a clock that ticks ten times a second)", function()
     local start, calls = wire.now(), 0
     local timer = wire.every(0.005, function() calls = calls + 1 end)
-    await(function() return calls == 20 end)
+    await(function() return calls >= 20 end)
     timer:cancel()
     assert.is_true(wire.now() - start < 1.9)
   end)
@@ -209,10 +209,11 @@ describe("wire.every", function()
   support.it("stops for good once it is cancelled (trap: a heartbeat that nothing ends)", function()
     local calls = 0
     local timer = wire.every(0.005, function() calls = calls + 1 end)
-    await(function() return calls == 2 end)
+    await(function() return calls >= 2 end)
     timer:cancel()
+    local seen = calls
     wire.sleep(0.03)
-    assert.equal(2, calls)
+    assert.equal(seen, calls)
   end)
 
   support.it("first calls it after one interval", function()
@@ -226,7 +227,7 @@ describe("wire.every", function()
   support.it("beats no faster than its interval", function()
     local start, calls = wire.now(), 0
     local timer = wire.every(0.02, function() calls = calls + 1 end)
-    await(function() return calls == 10 end)
+    await(function() return calls >= 10 end)
     timer:cancel()
     local elapsed = wire.now() - start
     assert.is_true(elapsed >= 0.198, "ten beats took " .. elapsed)
@@ -241,13 +242,13 @@ describe("wire.every", function()
       wire.sleep(0.035)
       at_once = at_once - 1
     end)
-    await(function() return runs == 3 end)
+    await(function() return runs >= 3 end)
     timer:cancel()
-    local elapsed = wire.now() - start
+    local elapsed, seen = wire.now() - start, runs
     assert.equal(1, most)
     assert.is_true(elapsed >= 0.079, "the third run came after " .. elapsed)
     await(function() return at_once == 0 end)
-    assert.equal(3, runs)
+    assert.equal(seen, runs)
   end)
 
   support.it("is not ended by an error, which is reported each time", function()
@@ -256,11 +257,13 @@ describe("wire.every", function()
       calls = calls + 1
       error("beat " .. calls, 0)
     end)
-    await(function() return calls == 3 end)
+    await(function() return calls >= 3 end)
     timer:cancel()
     local texts = {}
     for i, e in ipairs(support.take_errors()) do texts[i] = e.err end
-    assert.same({ "beat 1", "beat 2", "beat 3" }, texts)
+    local expected = {}
+    for i = 1, calls do expected[i] = "beat " .. i end
+    assert.same(expected, texts)
   end)
 
   support.it("goes on although nothing refers to the timer", function()
