@@ -202,11 +202,7 @@ local function most_held(name, limit, secure)
   local before = heap.mark(server)
   local conn <close> = assert(wire.connect("127.0.0.1:" .. port, opts))
   attack(server, conn, name, limit)
-  local _, peak = heap.held(server)
-  server:ask "close"
-  local kept = heap.held(server)
-  assert.same({ "", 0 }, { server:stop() })
-  return peak - before, kept - before
+  return heap.finish(server, before)
 end
 
 -- Of a message there are two copies at most, where it is received and the string that it becomes;

@@ -27,54 +27,49 @@ local function begin_shutdown(server)
   return task
 end
 
--- Calls fn(cut) for all places in a record like that; on a slow machine for some.
-local function at_each_cut(record, fn)
-  for cut = 1, #record - 1, support.sized(1, 7, 13) do fn(cut) end
-end
-
 local function record_of(near) return (assert(near:recv_frame(PATIENCE))) end
 
--- What the client says in one record, for its length.
-local function sample(version, say)
-  local server, client, near, far = connected(version)
-  say(client)
-  local record = record_of(near)
-  for _, conn in ipairs { client, near, far } do conn:reset() end
-  server:close()
-  return record
+local function close_all(...)
+  for _, conn in ipairs { ... } do conn:close() end
 end
 
-local function send_request(client) assert(client:send "hello\n") end
-local function close_write(client) assert(client:close_write()) end
+-- What the client says in one record is cut by a shutdown, at each place; then the rest comes.
+-- answered(client, near, far): awaits what becomes of it.
+local function cut_by_shutdown(version, say, answered)
+  local length
+  local function cut_at(cut)
+    local server, client, near, far = connected(version)
+    say(client)
+    local record = record_of(near)
+    length = #record
+    tools.put(far, record:sub(1, cut))
+    local task = begin_shutdown(server)
+    tools.put(far, record:sub(cut + 1))
+    answered(client, near, far)
+    close_all(client, near, far)
+    assert.same({ true, true }, { task:join(PATIENCE) })
+  end
+  local cut, step = 1, support.sized(1, 7, 13) -- on a slow machine some
+  repeat
+    cut_at(cut)
+    cut = cut + step
+  until cut >= length
+end
 
 for _, version in ipairs(sessions.VERSIONS) do
   describe("shutdown over " .. version, function()
     support.it("lets finish a message of whose record only a part has come", function()
-      at_each_cut(sample(version, send_request), function(cut)
-        local server, client, near, far = connected(version)
-        send_request(client)
-        local record = record_of(near)
-        tools.put(far, record:sub(1, cut))
-        local task = begin_shutdown(server)
-        tools.put(far, record:sub(cut + 1))
+      local function say(client) assert(client:send "hello\n") end
+      cut_by_shutdown(version, say, function(client, near, far)
         near:send(record_of(far))
         assert.equal("hello", client:recv_line(PATIENCE))
-        for _, conn in ipairs { client, near, far } do conn:close() end
-        assert.same({ true, true }, { task:join(PATIENCE) })
       end)
     end, 60)
 
     support.it("awaits no message behind a record that was none", function()
-      at_each_cut(sample(version, close_write), function(cut)
-        local server, client, near, far = connected(version)
-        close_write(client)
-        local record = record_of(near)
-        tools.put(far, record:sub(1, cut))
-        local task = begin_shutdown(server)
-        tools.put(far, record:sub(cut + 1))
+      local function say(client) assert(client:close_write()) end
+      cut_by_shutdown(version, say, function(_, _, far)
         record_of(far) -- its own close_notify
-        for _, conn in ipairs { client, near, far } do conn:close() end
-        assert.same({ true, true }, { task:join(PATIENCE) })
       end)
     end, 60)
 
@@ -82,7 +77,7 @@ for _, version in ipairs(sessions.VERSIONS) do
       local server, client, near, far = connected(version)
       local task = begin_shutdown(server)
       record_of(far)
-      for _, conn in ipairs { client, near, far } do conn:close() end
+      close_all(client, near, far)
       assert.same({ true, true }, { task:join(PATIENCE) })
     end)
   end)

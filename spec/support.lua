@@ -328,7 +328,7 @@ end
 
 -- A port where nobody listens, for a program that cannot have one chosen, or for who is away for a
 -- while. It is below those that the system chooses: no other test's socket takes it meanwhile, and
--- each process has a range of its own.
+-- each process begins elsewhere.
 local last_port
 function support.port()
   if not last_port then

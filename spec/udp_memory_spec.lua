@@ -58,11 +58,7 @@ local function most_held(way, queue, max, how)
     if way == "receiver" then return tonumber(server:ask "seen") >= how.count end
     return tonumber(server:ask "queued") >= (took and math.max(0, queue - 4) or queue)
   end)
-  local _, peak = heap.held(server)
-  server:ask "close"
-  local kept = heap.held(server)
-  assert.same({ "", 0 }, { server:stop() })
-  return peak - before, kept - before
+  return heap.finish(server, before)
 end
 
 local EACH <const> = 256 -- beside its bytes

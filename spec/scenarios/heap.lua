@@ -65,4 +65,15 @@ function heap.mark(process)
   return tonumber(process:ask("mark"):match "^%d+")
 end
 
+-- Ends a process whose script has a command "close", for all that it holds of its peers.
+-- before: what it held -> how much more that was at most, and still is when all is closed
+function heap.finish(process, before)
+  local _, most = heap.held(process)
+  process:ask "close"
+  local kept = heap.held(process)
+  local output, status = process:stop()
+  assert(output == "" and status == 0, output)
+  return most - before, kept - before
+end
+
 return heap
